@@ -1,0 +1,29 @@
+"""The lines: every plug-in as ``kind/name = "module:attribute"``. Reading this file imports nothing.
+
+Other packages add theirs through entry points in the groups ``bitfront.task``, ``bitfront.dataset``, ...
+"""
+
+from __future__ import annotations
+
+__all__ = ["CATALOG", "KINDS"]
+
+KINDS = ("task", "dataset", "model", "runtime", "device", "objective", "tracker")
+
+CATALOG: dict[str, str] = {
+    "task/segmentation": "bitfront.tasks.segmentation:Segmentation",
+    "dataset/conveyor": "bitfront.data.conveyor:Conveyor",
+    "dataset/folder": "bitfront.data.folder:Folder",
+    "dataset/camvid": "bitfront.data.camvid:CamVid",
+    "dataset/cityscapes": "bitfront.data.cityscapes:Cityscapes",
+    "dataset/voc": "bitfront.data.voc:Voc",
+    "dataset/ade20k": "bitfront.data.ade20k:Ade20k",
+    "dataset/yaml": "bitfront.data.described:Described",
+    "model/fast_scnn": "bitfront.models.fast_scnn:FastScnn",
+    "model/tiny": "bitfront.models.tiny:Tiny",
+    "runtime/onnxruntime": "bitfront.runtimes.onnxruntime:OnnxRuntime",
+    "device/host": "bitfront.devices.host:HOST",
+    "objective/score": "bitfront.objectives.score:Score",
+    "objective/size": "bitfront.objectives.size:Size",
+    "objective/latency": "bitfront.objectives.latency:Latency",
+    "objective/macs": "bitfront.objectives.macs:Macs",
+}

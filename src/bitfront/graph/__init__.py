@@ -1,0 +1,1 @@
+"""Networks as immutable numpy data."""

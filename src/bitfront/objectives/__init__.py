@@ -1,0 +1,1 @@
+"""Leaves: axes of the front."""

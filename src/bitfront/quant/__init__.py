@@ -1,0 +1,1 @@
+"""Number formats, plans and recipes."""

@@ -1,0 +1,1 @@
+"""Leaves: engines that execute artifacts."""

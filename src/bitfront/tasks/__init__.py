@@ -1,0 +1,1 @@
+"""Leaves: what is asked of a network."""
