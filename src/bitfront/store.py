@@ -1,0 +1,129 @@
+"""Files that are either old or new, never half: atomic writes, and the claim and lock of a run folder.
+
+A run folder is claimed by ``mkdir``: a second run of the same name gets ``-2``. While a process works in it, it holds a
+file lock; readers need none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bitfront.errors import BitfrontError, BusyError, SpaceError, UsageError
+from bitfront.record import to_json
+
+__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "remove_temporaries"]
+
+TEMPORARY = ".tmp"
+"""Ending of files that are being written."""
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that at every moment its old or its new content is there, also after a power cut.
+
+    Raises SpaceError when the disk is full and UsageError when the folder cannot be written; the old file is then intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    with io_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def atomic_json(path: Path, value: Any) -> None:
+    """Write plain data or a frozen dataclass as indented JSON, atomically. Raises as :func:`atomic_write`."""
+    atomic_write(path, (json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def io_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write ``path`` into SpaceError and UsageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = f"free some space in {path.parent}; then `bitfront resume RUN` goes on where it stopped"
+            raise SpaceError(f"no space left to write {path}", hint=hint) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT):
+            raise UsageError(
+                f"cannot write {path}: {error.strerror}", hint="choose a folder that you may write"
+            ) from error
+        raise BitfrontError(f"cannot write {path}: {error.strerror}", hint="is the disk in order?") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems do not sync folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Remove what interrupted writes left below ``folder`` and return how many files that was."""
+    left = list(folder.rglob(f".*{TEMPORARY}"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+# --- the run folder --------------------------------------------------------------------------------------------------
+def claim(runs: Path, name: str) -> Path:
+    """Create the folder ``runs/name`` and return it; ``name-2``, ``name-3``, ... when it exists.
+
+    Raises UsageError for names that are not one plain folder name, and when ``runs`` cannot be written.
+    """
+    if not re.fullmatch(r"[\w][\w.+-]{0,99}", name):
+        raise UsageError(f"'{name}' cannot name a run", hint="use letters, digits, '.', '_', '+' and '-', at most 100")
+    with io_errors(runs / name):
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 100_000):
+            folder = runs / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    raise UsageError(f"no free name like '{name}' in {runs}", hint="choose another --name")
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder. Raises BusyError, naming the process that has it."""
+    lock = FileLock(folder / "lock", timeout=0)
+    holder = folder / "holder.json"
+    try:
+        with io_errors(folder / "lock"):
+            lock.acquire()
+    except Timeout:
+        raise BusyError(f"{folder} is in use by {_holder(holder)}", hint="wait for it, or stop it") from None
+    try:
+        atomic_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        return f"process {int(held['pid'])} on {str(held['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
