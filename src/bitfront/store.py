@@ -30,7 +30,7 @@ TEMPORARY = ".tmp"
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that at every moment its old or its new content is there, also after a power cut.
 
-    Raises SpaceError when the disk is full and UsageError when the folder cannot be written; the old file is then intact.
+    Raises SpaceError when the disk is full and UsageError when the folder cannot be written; the old file then stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with io_errors(path):
@@ -108,11 +108,11 @@ def hold(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder. Raises BusyError, naming the process that has it."""
     lock = FileLock(folder / "lock", timeout=0)
     holder = folder / "holder.json"
-    try:
-        with io_errors(folder / "lock"):
+    with io_errors(folder / "lock"):
+        try:
             lock.acquire()
-    except Timeout:
-        raise BusyError(f"{folder} is in use by {_holder(holder)}", hint="wait for it, or stop it") from None
+        except Timeout:
+            raise BusyError(f"{folder} is in use by {_holder(holder)}", hint="wait for it, or stop it") from None
     try:
         atomic_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
