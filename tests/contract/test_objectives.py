@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from bitfront.contracts import Device, InputContract, Metrics, Objective, OutputContract
+from bitfront.record import Artifact, Candidate, Measurement, Record
+from bitfront.registry import load, names
+
+EMPTY = Record(Candidate("m", {}, "int8", "r"), "failed")
+FULL = Record(
+    Candidate("m", {}, "int8", "r"),
+    "front",
+    artifact=Artifact("a.onnx", "r", "int8", 1234, "", InputContract(8, 8), OutputContract()),
+    val=Metrics("miou", {"miou": 0.75, "dice": None}, {}),
+    latency=Measurement(3.5, "ms"),
+    macs=1000,
+)
+EXPECTED = {"score": 0.75, "size": 1234.0, "latency": 3.5, "macs": 1000.0}
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_objective_reads_records(name: str) -> None:
+    objective = load("objective", name)()
+    assert isinstance(objective, Objective)
+    assert objective.name == name
+    assert isinstance(objective.maximize, bool)
+    assert objective.value(EMPTY) is None
+    value = objective.value(FULL)
+    assert isinstance(value, float)
+    assert value == EXPECTED.get(name, value)
+
+
+def test_an_undefined_score_is_not_zero() -> None:
+    record = Record(Candidate("m", {}, "int8", "r"), "front", val=Metrics("dice", {"dice": None}, {}))
+    assert load("objective", "score")().value(record) is None
+
+
+@pytest.mark.parametrize("name", names("device"))
+def test_device_is_data(name: str) -> None:
+    device = load("device", name)
+    assert isinstance(device, Device)
+    assert device.name == name
+    assert set(device.runtimes) <= set(names("runtime"))
+    assert device.threads >= 1
