@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 from bitfront import __version__
 from bitfront.errors import DataError, SpaceError, UsageError
 from bitfront.record import Record, content_id, digest_file, from_json, to_json
-from bitfront.store import hold, io_errors, remove_temporaries
+from bitfront.store import hold, remove_temporaries, reserve
 
 __all__ = [
     "DATABASE",
@@ -77,8 +76,7 @@ class RunDb:
             remove_temporaries(self.folder)
             self._reserve = self.folder / "reserve"
             stack.callback(self.release_reserve)
-            with io_errors(self._reserve), self._reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+            reserve(self._reserve, RESERVE_BYTES)
             with _database_errors(self.folder):
                 self._db = sqlite3.connect(self.folder / DATABASE, timeout=BUSY_TIMEOUT_S, isolation_level=None)
                 stack.callback(self._db.close)

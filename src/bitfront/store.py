@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from bitfront.errors import BitfrontError, BusyError, SpaceError, UsageError
 from bitfront.record import to_json
 
-__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "remove_temporaries"]
+__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "remove_temporaries", "reserve"]
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written."""
@@ -83,6 +83,13 @@ def remove_temporaries(folder: Path) -> int:
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def reserve(path: Path, size_bytes: int) -> None:
+    """Take ``size_bytes`` of the disk with a file, to be removed when space is needed. Raises SpaceError."""
+    with io_errors(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
 
 
 # --- the run folder --------------------------------------------------------------------------------------------------
