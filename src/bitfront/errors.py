@@ -3,6 +3,7 @@
     BitfrontError                70   a fault of ours
     +-- UsageError                2   a wrong argument, name, option or configuration file
     +-- DataError                 3   data, labels or model files that cannot be used
+    |   +-- LabelError            3   labels that contradict their image or their classes
     +-- BudgetError               4   nothing meets the budget
     +-- DeviceError               5   a device cannot be reached or does not answer
     +-- VerificationError         6   an artifact does not compute what its reference computes
@@ -26,6 +27,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "Interrupted",
+    "LabelError",
     "SpaceError",
     "UsageError",
     "VerificationError",
@@ -54,6 +56,10 @@ class DataError(BitfrontError):
     """Data, labels or model files that cannot be used as they are."""
 
     exit_code = 3
+
+
+class LabelError(DataError):
+    """Labels that contradict their image or their classes: never left out in silence, unlike an unreadable file."""
 
 
 class BudgetError(BitfrontError):
