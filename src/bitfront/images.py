@@ -178,7 +178,8 @@ def colors(info: DataInfo) -> NDArray[np.uint8]:
         return np.array(info.palette[:n], np.uint8).reshape(n, 3)
     hues = np.arange(n) * 0.618034 % 1.0
     rgb = np.clip(np.abs((hues[:, None] + [0, 2 / 3, 1 / 3]) % 1 * 6 - 3) - 1, 0, 1)  # HSV with full saturation
-    return (rgb * 215 + 40).astype(np.uint8)
+    palette: NDArray[np.uint8] = (rgb * 215 + 40).astype(np.uint8)
+    return palette
 
 
 def overlay(
