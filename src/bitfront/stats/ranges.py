@@ -63,7 +63,7 @@ class Range:
         axes = tuple(i for i in range(x.ndim) if i != 1)
         sums = np.atleast_1d(x.sum(axes, dtype=np.float64))
         exponent = _exponent(low, high)
-        index = np.floor(np.ldexp(x, -exponent)).astype(np.int64).ravel()  # exact: a power of two
+        index = np.floor(np.ldexp(x.ravel(), -exponent, dtype=np.float64)).astype(np.int64)  # exact: a power of two
         start = int(index.min())
         return cls(low, high, exponent, start, np.bincount(index - start).astype(np.int64), sums)
 
