@@ -28,9 +28,12 @@ from bitfront.quant.plan import Plan
 
 __all__ = ["codes_name", "write"]
 
-OPSET, IR_VERSION = 17, 8
+OPSET, IR_VERSION = 18, 8
+"""Resize with ``axes``, beside a free batch."""
 OPSET_WIDE, IR_VERSION_WIDE = 21, 10
-"""What 16-bit QuantizeLinear needs."""
+"""16-bit QuantizeLinear."""
+BLOCK = 16
+"""Channels that ONNX Runtime's blocked kernels (NCHWc) process together; fewer are padded, at up to 16 times the cost."""
 
 _ELEMENTWISE = {
     "add": "Add",
@@ -391,11 +394,8 @@ class _Writer:
         elif op == "reshape":
             self.emit("Reshape", [source, integers("shape", node["shape"])], raw)
         elif op == "reduce_mean":
-            keepdims = int(node["keepdims"])
-            if self.wide:  # an input since opset 18
-                self.emit("ReduceMean", [source, integers("axes", node["axes"])], raw, keepdims=keepdims)
-            else:
-                self.emit("ReduceMean", [source], raw, axes=list(node["axes"]), keepdims=keepdims)
+            axes = integers("axes", node["axes"])
+            self.emit("ReduceMean", [source, axes], raw, keepdims=int(node["keepdims"]))
         elif op == "slice":
             parts = [integers(part, [node[part]]) for part in ("start", "stop", "axis", "step")]
             self.emit("Slice", [source, *parts], raw)
@@ -405,15 +405,22 @@ class _Writer:
             pads = integers("pads", [0, 0, top, left, 0, 0, bottom, right])
             self.emit("Pad", [source, pads, value], raw)
         elif op == "resize":
-            attributes = {"mode": node["mode"], "coordinate_transformation_mode": node["coordinates"]}
-            if node["mode"] == "nearest":
-                attributes["nearest_mode"] = node["rounding"]
-            shape = self.graph.tensors[node.inputs[0]].shape
-            scales = [1.0, 1.0, *(resize_scale(a, b) for a, b in zip(shape[2:], node["size"], strict=True))]
-            stored = self.constant(f"{name}@scales", np.asarray(scales, np.float32))
-            self.emit("Resize", [source, "", stored], raw, **attributes)
+            self._add_resize(node, source, raw)
         else:
             raise UsageError(f"node '{node.name}': ONNX Runtime has no operator for '{op}'")
+
+    def _add_resize(self, node: Node, source: str, raw: str) -> None:
+        attributes = {"mode": node["mode"], "coordinate_transformation_mode": node["coordinates"]}
+        if node["mode"] == "nearest":
+            attributes["nearest_mode"] = node["rounding"]
+        _, channels, *size = self.graph.tensors[node.inputs[0]].shape
+        if channels < BLOCK and self.affine(node.output) is None:  # keeps it off the blocked kernel
+            wanted = self.constant(f"{node.output}@size", np.asarray(node["size"], np.int64))
+            self.emit("Resize", [source, "", "", wanted], raw, axes=[2, 3], **attributes)
+        else:  # ONNX Runtime breaks ``axes`` when it moves a quantized Resize to integers
+            scales = [1.0, 1.0, *(resize_scale(a, b) for a, b in zip(size, node["size"], strict=True))]
+            wanted = self.constant(f"{node.output}@scales", np.asarray(scales, np.float32))
+            self.emit("Resize", [source, "", wanted], raw, **attributes)
 
 
 def conv_attributes(node: Node) -> dict[str, Any]:
@@ -449,10 +456,7 @@ def bias_codes(
 
 
 def resize_scale(size: int, wanted: int) -> float:
-    """Return the float32 scale from which ONNX computes exactly the wanted size: floor(size * scale).
-
-    Sizes instead of scales would fix the batch, and Resize ``axes`` makes ONNX Runtime refuse quantized Resize.
-    """
+    """Return the float32 scale from which ONNX computes exactly the wanted size: floor(size * scale)."""
     scale = np.float32(wanted / size)
     while int(np.float32(size) * scale) < wanted:
         scale = np.nextafter(scale, np.float32(np.inf))
