@@ -95,7 +95,8 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     kind: str
-    """``input``, ``activation``, ``weight`` (of conv, dense), ``bias`` (of conv, dense) or ``constant`` (any other)."""
+    """``input``, ``activation``, ``weight`` (of conv, dense), ``bias`` (of conv, dense), ``constant`` (any other that
+    training changes) or ``buffer`` (constants that it does not: running statistics, literals)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,232 @@
+"""The reference: what a graph under a plan computes, in numpy. Exported files are verified against it.
+
+A tensor with an integer format is held as int32 codes, one with Float16 as float16, all others as float32 values. The
+arithmetic is that of ONNX's quantized operators as ONNX Runtime executes them; ``docs/numeric-reference.md`` has it in
+one page.
+
+``conv`` and ``dense`` whose input, weight and output have integer formats::
+
+    acc    = sum (x - zx) (w - zw) + bias                exact; bias = saturate(rint(bias / (sx sw))), 32 bits
+    y      = clip(rint(float32(acc) * m), lo - zy, hi - zy) + zy,    m = float32(float32(sx sw) / sy)
+
+with all scales float32, rint half to even, and lo, hi the codes of the fused clip within the format. Between fixed
+point formats (Qmn) the product by the power of two is exact for any accumulator. Padding is the zero point.
+
+``max_pool``, ``slice``, ``reshape``, ``transpose``, ``argmax``, ``concat``, ``pad`` and nearest ``resize`` move codes
+when all their formats are equal. Everything else decodes to float32, computes as :mod:`bitfront.simulate.operators`
+says, and encodes; so do ``conv`` and ``dense`` when one of the three formats is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfront.errors import DataError
+from bitfront.graph.ir import Graph, Node
+from bitfront.quant.formats import Affine, Format, Qmn, integer
+from bitfront.quant.plan import Plan
+from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
+
+__all__ = ["bias_codes", "run", "values"]
+
+Array = NDArray[Any]
+MOVING = ("max_pool", "slice", "reshape", "transpose", "argmax", "concat", "resize", "identity", "pad")
+"""Operators that pick codes and compute nothing, when formats are equal (``resize`` only in mode nearest)."""
+EXACT_FLOAT32, EXACT_FLOAT64 = 2.0**24, 2.0**53
+
+
+def run(
+    graph: Graph, images: NDArray[np.float32], plan: Plan | None = None, keep: Collection[str] = ()
+) -> dict[str, Array]:
+    """Execute a graph on images (b, c, h, w), already normalized.
+
+    Args:
+        graph: any graph; operators that a plan quantizes should be prepared (``passes.prepare``).
+        images: float32; any batch size.
+        plan: formats of tensors; all float32 without one. ``options["dynamic"]``: inputs of ``conv`` and ``dense`` with
+            integer weights are quantized on the fly to uint8, per tensor over the whole batch (ONNX
+            DynamicQuantizeLinear).
+        keep: names of inner tensors to return as well, or ``"*"`` for the input and every activation.
+
+    Returns:
+        Tensor name -> codes (int32, float16) where the plan has a format, else float32 values (int64 for argmax).
+
+    Raises:
+        DataError: the images do not fit the graph's input.
+    """
+    shape = graph.tensors[graph.inputs[0]].shape
+    if images.ndim != len(shape) or images.shape[1:] != shape[1:]:
+        raise DataError(
+            f"images of shape {images.shape} do not fit the network's input {('b', *shape[1:])}",
+            hint="resize the images, or capture the network at their size",
+        )
+    return _Run(graph, plan or Plan("float32"), keep).execute(np.asarray(images, np.float32))
+
+
+def values(graph: Graph, plan: Plan | None, name: str, codes: Array) -> NDArray[np.float32]:
+    """Return the float32 values of what :func:`run` returned for a tensor."""
+    form = plan.formats.get(name) if plan else None
+    decoded: NDArray[np.float32] = codes.astype(np.float32) if form is None else form.decode(codes)
+    return decoded
+
+
+def bias_codes(graph: Graph, plan: Plan, node: Node) -> NDArray[np.int64]:
+    """Return the int32 bias codes (oc,) of a ``conv`` or ``dense`` with integer input and weight; exporters store them.
+
+    Saturating rint(bias / (sx sw)) in float64 with the float32 product of the scales; a bias with a format of its own
+    is rounded to it first; zeros without a bias.
+    """
+    x, w = _affine(plan, node.inputs[0]), _affine(plan, node.inputs[1])
+    scale = np.broadcast_to(_product_scale(x, w), graph.tensors[node.inputs[1]].shape[0]).astype(np.float64)
+    if len(node.inputs) < 3:
+        return np.zeros(scale.shape, np.int64)
+    codes = np.rint(_constant(graph, plan, node.inputs[2]).astype(np.float64) / scale)
+    saturated: NDArray[np.int64] = np.clip(codes, -(2.0**31), 2.0**31 - 1).astype(np.int64)
+    return saturated
+
+
+def _affine(plan: Plan, name: str) -> Affine:
+    """The integer format of a tensor known to have one."""
+    form = integer(plan.formats[name])
+    assert form is not None
+    return form
+
+
+def _product_scale(x: Affine, weight: Affine) -> NDArray[np.float32]:
+    """Scale of the accumulator: one, or one per output channel."""
+    return np.float32(x.scale[0]) * np.asarray(weight.scale, np.float32)
+
+
+def _constant(graph: Graph, plan: Plan, name: str) -> NDArray[np.float32]:
+    """Values of a constant after its format."""
+    value, form = graph.constants[name], plan.formats.get(name)
+    return value if form is None else form.decode(form.encode(value))  # type: ignore[arg-type]
+
+
+class _Run:
+    """One execution; ``codes`` holds what is alive."""
+
+    def __init__(self, graph: Graph, plan: Plan, keep: Collection[str]) -> None:
+        self.graph, self.plan, self.dynamic = graph, plan, bool(plan.options.get("dynamic"))
+        everything = [*graph.inputs, *(n.output for n in graph.nodes)]
+        self.keep = {*graph.outputs, *(everything if keep == "*" else keep)}
+        self.codes: dict[str, Array] = {}
+
+    def format(self, name: str) -> Format | None:
+        return self.plan.formats.get(name)
+
+    def execute(self, images: NDArray[np.float32]) -> dict[str, Array]:
+        last = {name: i for i, node in enumerate(self.graph.nodes) for name in node.inputs}
+        self.store(self.graph.inputs[0], images)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for i, node in enumerate(self.graph.nodes):
+                self.node(node)
+                for name in node.inputs:
+                    if last[name] == i and name not in self.keep:
+                        self.codes.pop(name, None)
+        return {name: self.codes[name] for name in self.codes if name in self.keep}
+
+    def node(self, node: Node) -> None:
+        form = integer(self.format(node.output))
+        if node.op in ("conv", "dense") and integer(self.format(node.inputs[1])) is not None:
+            if form is not None and integer(self.format(node.inputs[0])) is not None:
+                self.codes[node.output] = self.convolution(node)
+                return
+            if self.dynamic and self.format(node.inputs[0]) is None:
+                self.store(node.output, self.dynamic_convolution(node))
+                return
+        if self.moves(node):
+            self.codes[node.output] = self.move(node)
+            return
+        self.store(node.output, OPERATORS[node.op](node, *(self.value(i) for i in node.inputs)))
+
+    def store(self, name: str, value: Array) -> None:
+        """Keep values as what the plan says."""
+        form = self.format(name)
+        if form is None:
+            self.codes[name] = value
+            return
+        codes = form.encode(value)
+        self.codes[name] = codes.astype(np.int32) if integer(form) else codes
+
+    def value(self, name: str) -> Array:
+        """Return the float32 values of a tensor."""
+        if name in self.graph.constants:
+            return _constant(self.graph, self.plan, name)
+        form = self.format(name)
+        return self.codes[name] if form is None else form.decode(self.codes[name])
+
+    def moves(self, node: Node) -> bool:
+        """Whether an operator only moves codes."""
+        if node.op not in MOVING or node.attributes.get("mode") == "linear":
+            return False
+        forms = [self.format(i) for i in node.inputs]
+        if integer(forms[0]) is None:
+            return False
+        return node.op == "argmax" or all(f == self.format(node.output) for f in forms)
+
+    def move(self, node: Node) -> Array:
+        inputs = [self.codes[i] for i in node.inputs]
+        if node.op != "pad":
+            return OPERATORS[node.op](node, *inputs)
+        form = self.format(node.output)
+        value = form.encode(np.float32(node["value"]))  # type: ignore[union-attr, arg-type]
+        return pad(inputs[0], node["pads"], int(value))
+
+    def accumulate(self, node: Node, x: Array, form: Affine, bias: Array) -> tuple[Array, float]:
+        """Return exact sums of codes ``x`` of format ``form``, float32 or float64, and the bound of their magnitude."""
+        zero = form.zero_point[0]
+        weight_form = _affine(self.plan, node.inputs[1])
+        weight = weight_form.encode(self.graph.constants[node.inputs[1]])
+        weight = weight - weight_form.parameters(weight.ndim)[1]
+        reach = max(form.high - zero, zero - form.low)
+        bound = float((np.abs(weight).sum(axis=tuple(range(1, weight.ndim))) * reach + np.abs(bias)).max())
+        if bound >= EXACT_FLOAT64:
+            raise DataError(f"layer '{node.name}': its sums need more than 53 bits", hint="use fewer bits")
+        dtype = np.float32 if bound < EXACT_FLOAT32 else np.float64
+        centred = (x - zero if zero else x).astype(dtype)
+        if node.op == "conv":
+            centred = pad(centred, node["pads"], 0)
+        sums = convolve(centred, weight.astype(dtype), node)
+        sums += _per_channel(bias.astype(dtype), sums)
+        return sums, bound
+
+    def convolution(self, node: Node) -> Array:
+        """``conv`` or ``dense`` from codes to codes."""
+        x, w, y = (_affine(self.plan, name) for name in (*node.inputs[:2], node.output))
+        sums, bound = self.accumulate(node, self.codes[node.inputs[0]], x, bias_codes(self.graph, self.plan, node))
+        fixed_point = all(isinstance(self.format(name), Qmn) for name in (*node.inputs[:2], node.output))
+        if bound < EXACT_FLOAT32 or not fixed_point:
+            sums = sums.astype(np.float32, copy=False)
+        multiplier = _product_scale(x, w) / np.float32(y.scale[0])
+        sums *= _per_channel(multiplier.astype(sums.dtype), sums)
+        zero, low, high = y.zero_point[0], y.low, y.high
+        if node["clip"] is not None:
+            low, high = (int(c) for c in y.encode(np.asarray(node["clip"], np.float32)))
+        np.rint(sums, out=sums)
+        np.clip(sums, sums.dtype.type(low - zero), sums.dtype.type(high - zero), out=sums)
+        codes: Array = sums.astype(np.int32)
+        codes += zero
+        return codes
+
+    def dynamic_convolution(self, node: Node) -> Array:
+        """``conv`` or ``dense`` on an input quantized on the fly (ONNX DynamicQuantizeLinear), to float32 values."""
+        values = self.value(node.inputs[0])
+        low, high = min(np.float32(0), values.min()), max(np.float32(0), values.max())
+        scale = (high - low) / np.float32(255) if high > low else np.float32(1)
+        form = Affine(8, (float(scale),), (int(np.clip(np.rint(-low / scale), 0, 255)),), signed=False)
+        sums, _ = self.accumulate(node, form.encode(values), form, np.zeros(1))
+        sums = sums.astype(np.float32, copy=False)
+        sums *= _per_channel(_product_scale(form, _affine(self.plan, node.inputs[1])), sums)
+        if len(node.inputs) == 3:
+            sums += _per_channel(self.value(node.inputs[2]), sums)
+        return clip(sums, node["clip"])
+
+
+def _per_channel(vector: Array, like: Array) -> Array:
+    """Shape a vector (or one number) to broadcast along the channels of ``like``."""
+    return vector.reshape(1, -1, *[1] * (like.ndim - 2))
