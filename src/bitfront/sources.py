@@ -1,0 +1,391 @@
+"""The MODEL and DATA arguments of every verb: texts -> an opened dataset, and a model that can be built.
+
+MODEL is a catalogue name, a checkpoint (``.safetensors``; ``.pt`` only where torch opens it without running code), an
+``.onnx`` file, or ``package.module:factory`` for anyone's own torch module. DATA is a catalogue name (``name:folder``
+chooses the reader of a folder), a folder, or a data YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitfront.contracts import DataInfo, Dataset, InputContract, OutputContract, Task
+from bitfront.errors import BitfrontError, DataError, UsageError, unknown_name
+from bitfront.factories import find_factory, output_channels, with_classes
+from bitfront.graph import capture
+from bitfront.graph.ir import Graph
+from bitfront.record import content_id, digest_file
+from bitfront.registry import load, names
+from bitfront.weights import SUFFIXES, Weights, arrays, family_of, find_weights, recognise, require_file, require_torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["PREPROCESS", "Source", "open_data", "open_model"]
+
+PREPROCESS: Mapping[str, tuple[float, float] | None] = {
+    "imagenet": None,
+    "unit": (0.0, 1.0),
+    "signed": (0.5, 0.5),
+    "raw": (0.0, 1 / 255),
+}
+"""Name -> mean and std of a pixel in [0, 1]; ``imagenet`` has one of each per channel."""
+IMAGENET = InputContract(1, 1)
+IMAGENET_GREY = (0.449, 0.226)
+"""Mean and standard deviation of networks with another number of channels."""
+FOREIGN_SIZE = (512, 512)
+"""Size of a checkpoint that does not say what it was trained at."""
+FRESH_SIZE = (256, 256)
+FACTORY_MULTIPLE = 32
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+def open_data(text: str, reader: str = "", **options: Any) -> Dataset:
+    """Open data by catalogue name, ``name:folder``, folder or data YAML.
+
+    Raises UsageError for unknown names and for folders in no known layout, DataError for data that cannot be read.
+    """
+    known = names("dataset")
+    head, colon, rest = text.partition(":")
+    if reader:
+        return _open(reader, Path(text), options)
+    if text in known and not Path(text).is_dir():
+        return _open(text, None, options)
+    if colon and head in known:
+        return _open(head, Path(rest).expanduser(), options)
+    path = Path(text).expanduser()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _open("yaml", path, options)
+    if not path.is_dir():
+        if path.exists():
+            raise UsageError(f"'{text}' is a file, not a dataset", hint="give a folder, a data YAML or a name")
+        error = unknown_name("dataset", text, known)
+        raise UsageError(f"no dataset and no folder '{text}'", hint=error.hint)
+    return _open(_reader(path, known), path, options)
+
+
+def _open(name: str, root: Path | None, options: Mapping[str, Any]) -> Dataset:
+    opened: Dataset = load("dataset", name).open(root, **options)
+    return opened
+
+
+def _reader(root: Path, known: tuple[str, ...]) -> str:
+    fitting = [name for name in known if load("dataset", name).recognises(root)]
+    specific = [name for name in fitting if name != "folder"] or fitting
+    if len(specific) == 1:
+        return specific[0]
+    if specific:
+        raise UsageError(
+            f"'{root}' looks like {' and like '.join(specific)}", hint=f"choose with --reader {specific[0]}"
+        )
+    raise UsageError(
+        f"'{root}' has no layout that bitfront knows",
+        hint=f"a plain folder holds train/images and train/masks; else write a data YAML, or choose with --reader "
+        f"{', '.join(known)}",
+    )
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A model that was asked for: how to build it, feed it and read it."""
+
+    kind: str
+    """``catalogue``, ``checkpoint``, ``onnx`` or ``factory``."""
+    name: str
+    """Catalogue name of the family, ``package.module:factory``, or the ONNX file's stem."""
+    input: InputContract
+    output: OutputContract
+    family: Any = None
+    """The model class or factory; ``None`` for ONNX files."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options given, or read off the checkpoint."""
+    knobs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Options of the architecture that a search may vary."""
+    size_multiple: int = 1
+    sized: bool = False
+    """Whether the size in ``input`` was given or stored (and not a default)."""
+    any_size: bool = True
+    """Whether other sizes are possible (an ONNX file may fix its own)."""
+    weights: tuple[Weights, ...] = ()
+    """Checkpoints to start from, for the architectures they fit."""
+    path: Path | None = None
+    """The file, when there is one."""
+    digest: str = ""
+    """Content id of file or options: what results are cached under."""
+    notes: tuple[str, ...] = ()
+    """Choices that were made for the user, one line each."""
+
+    def contract(self, size: tuple[int, int]) -> InputContract:
+        """Return the input contract at another size ``(height, width)``. Raises UsageError for sizes it cannot take."""
+        own, n = (self.input.height, self.input.width), self.size_multiple
+        if not self.any_size and size != own:
+            raise UsageError(f"{self.name} takes {own[0]}x{own[1]} only", hint="export it with free height and width")
+        if any(side <= 0 or side % n for side in size):
+            near = "x".join(str(max(n, round(side / n) * n)) for side in size)
+            raise UsageError(
+                f"{self.name} takes sides that are multiples of {n}, not {size[0]}x{size[1]}",
+                hint=f"the nearest size that fits is {near}",
+            )
+        return replace(self.input, height=size[0], width=size[1])
+
+    def weights_for(self, knobs: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
+        """Return the checkpoint that fits an architecture, one trained at ``size`` first; ``None`` without one."""
+        options = {**self.options, **knobs}
+        fitting = [w for w in self.weights if all(options.get(k, v) == v for k, v in w.options.items())]
+        fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
+        return fitting[0] if fitting else None
+
+    def build(self, knobs: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None) -> nn.Module:
+        """Build the torch module, with the weights that fit it if there are any, else fresh ones.
+
+        Fresh weights are drawn from torch's current generator. Raises UsageError, DataError.
+        """
+        if self.family is None:
+            raise UsageError(f"'{self.path}' is an ONNX file and cannot be trained", hint="give a checkpoint instead")
+        from bitfront.train.checkpoints import load_into
+
+        module = _build(self.family, {**self.options, **(knobs or {})}, self.name)
+        found = self.weights_for(knobs or {}, size or (self.input.height, self.input.width))
+        if found is not None:
+            load_into(module, arrays(found.path, self.family), str(found.path))
+        return module
+
+    def graph(self, size: tuple[int, int] | None = None) -> Graph:
+        """Capture the model as it stands, unprepared, at ``size`` or its own. Raises DataError."""
+        height, width = size or (self.input.height, self.input.width)
+        if self.kind == "onnx":
+            assert self.path is not None
+            return capture.from_onnx(self.path, (height, width))
+        return capture.from_module(self.build(size=size), (1, self.input.channels, height, width))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    text: str
+    task: Task
+    info: DataInfo
+    settings: Mapping[str, Any]
+    weights: Path | None
+    preprocess: str
+
+
+def open_model(
+    text: str,
+    *,
+    task: Task,
+    info: DataInfo,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
+    preprocess: str = "",
+) -> Source:
+    """Open MODEL for a task on data with these classes.
+
+    Args:
+        text: catalogue name, ``.safetensors``, ``.pt`` or ``.onnx`` file, or ``package.module:factory``.
+        task: reads the output and knows how many channels it needs.
+        info: the data's classes and preprocessing.
+        settings: options of the model and ``resolution`` ``(height, width)``.
+        weights: a checkpoint, or a folder of them, for catalogue models and factories.
+        preprocess: a key of :data:`PREPROCESS`, for models that do not say how they want to be fed.
+
+    Raises:
+        UsageError: unknown names or options, or code of the user's that does not load.
+        DataError: files that cannot be used, or that do not fit the data's classes.
+    """
+    chosen = dict(settings or {})
+    size = chosen.pop("resolution", None)
+    for key, value in {**chosen, **({"resolution": size[0]} if size else {})}.items():
+        if isinstance(value, (list, tuple)):
+            raise UsageError(f"'{key}' has several values", hint="only `fit` takes several: choose one here")
+    if preprocess and preprocess not in PREPROCESS:
+        raise unknown_name("preprocessing", preprocess, PREPROCESS)
+    opened = _opened(_Request(text, task, info, chosen, weights, preprocess))
+    return replace(opened, input=opened.contract(tuple(size)), sized=True) if size else opened
+
+
+def _opened(request: _Request) -> Source:
+    text, suffix = request.text, Path(request.text).suffix.lower()
+    if text in names("model"):
+        return _from_catalogue(request)
+    if suffix == ".onnx":
+        return _from_onnx(require_file(text), request)
+    if suffix in SUFFIXES:
+        return _from_checkpoint(require_file(text), request)
+    if ":" in text:
+        return _from_factory(request)
+    if Path(text).is_file():
+        raise UsageError(f"'{text}' is no model file", hint="models are .safetensors and .onnx files")
+    error = unknown_name("model", text, names("model"))
+    raise UsageError(str(error), hint=f"{error.hint}; or a .safetensors or .onnx file, or package.module:factory")
+
+
+def _from_catalogue(request: _Request) -> Source:
+    name, task = request.text, request.task
+    family = family_of(name)
+    if task.name not in family.tasks:
+        raise UsageError(f"model '{name}' does not do {task.name}", hint=f"it does {', '.join(family.tasks)}")
+    options = {"classes": task.channels(request.info), **request.settings}
+    _check_options(name, family, options)
+    model = family(**options)
+    given = {**options, "channels": model.channels}
+    return Source(
+        kind="catalogue",
+        name=name,
+        input=_contract(FRESH_SIZE, model.channels, request),
+        output=task.output(model.classes, request.info),
+        family=family,
+        options=given,
+        knobs={k: v for k, v in family.knobs.items() if k not in request.settings},
+        size_multiple=family.size_multiple,
+        weights=find_weights(request.weights, family, name),
+        digest=content_id("catalogue", name, given),
+    )
+
+
+def _from_factory(request: _Request) -> Source:
+    require_torch()
+    text = request.text
+    factory = find_factory(text)
+    options = with_classes(factory, request.settings, request.task.channels(request.info), text)
+    module = _build(factory, options, text)
+    channels = int(options.get("channels", 3))
+    n_out = output_channels(module, (1, channels, *FRESH_SIZE), text)
+    return Source(
+        kind="factory",
+        name=text,
+        input=_contract(FRESH_SIZE, channels, request),
+        output=request.task.output(n_out, request.info),
+        family=factory,
+        options=options,
+        knobs={k: v for k, v in getattr(factory, "knobs", {}).items() if k not in request.settings},
+        size_multiple=int(getattr(factory, "size_multiple", FACTORY_MULTIPLE)),
+        weights=find_weights(request.weights, factory, text),
+        digest=content_id("factory", text, options, {k: list(v.shape) for k, v in module.state_dict().items()}),
+    )
+
+
+def _check_options(name: str, family: Any, options: Mapping[str, Any]) -> None:
+    known = {f.name for f in fields(family)}
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known | {"resolution"})
+
+
+def _build(family: Any, options: Mapping[str, Any], name: str) -> nn.Module:
+    from torch import nn
+
+    try:
+        made = family(**options)
+        module = made if isinstance(made, nn.Module) or not hasattr(made, "build") else made.build()
+    except BitfrontError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise UsageError(
+            f"'{name}' cannot be built with {given or 'no options'}: {type(error).__name__}: {error}",
+            hint="it must return a torch.nn.Module, or an object whose build() does",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"'{name}' gives a {type(module).__name__}", hint="it must give a torch.nn.Module")
+    return module
+
+
+def _from_checkpoint(path: Path, request: _Request) -> Source:
+    if request.settings:
+        raise UsageError(
+            f"'{path}' has its options inside, and '{next(iter(request.settings))}' cannot be changed",
+            hint="give the model's name and --weights instead",
+        )
+    weights, info = recognise(path), request.info
+    family = family_of(weights.model)
+    contract = weights.input
+    notes: tuple[str, ...] = ()
+    if contract is None or request.preprocess:
+        contract = _contract(FOREIGN_SIZE, int(weights.options.get("channels", 3)), request)
+        feed = request.preprocess or ("the data's" if info.preprocess else "imagenet")
+        notes = (
+            f"{path.name} does not say how it was trained: fed at {contract.height}x{contract.width} with {feed} "
+            "normalization; --set resolution= and --preprocess change that",
+        )
+    if weights.classes and weights.classes != info.classes:
+        raise DataError(
+            f"'{path}' was trained for {_listed(weights.classes)}, and '{info.name}' has {_listed(info.classes)}",
+            hint="choose data with the same classes, or train again",
+        )
+    n_out = int(weights.options.get("classes", 0)) or request.task.channels(info)
+    return Source(
+        kind="checkpoint",
+        name=weights.model,
+        input=contract,
+        output=request.task.output(n_out, info),
+        family=family,
+        options=weights.options,
+        size_multiple=int(getattr(family, "size_multiple", FACTORY_MULTIPLE)),
+        sized=weights.input is not None,
+        weights=(weights,),
+        path=path,
+        digest=weights.sha256,
+        notes=notes,
+    )
+
+
+def _from_onnx(path: Path, request: _Request) -> Source:
+    if request.settings:
+        raise UsageError(f"'{path}' is fixed, and '{next(iter(request.settings))}' cannot be changed")
+    found = load("runtime", "onnxruntime")().describe(path, preprocess=request.preprocess, info=request.info)
+    if found.output.classes and len(found.output.classes) != len(request.info.classes):
+        ours, theirs = _listed(request.info.classes), _listed(found.output.classes)
+        raise DataError(
+            f"'{path}' answers with {theirs}, and '{request.info.name}' has {ours}",
+            hint="choose data with the same classes",
+        )
+    return Source(
+        kind="onnx",
+        name=path.stem,
+        input=found.input,
+        output=found.output,
+        sized=True,
+        any_size=found.any_size,
+        path=path,
+        digest=digest_file(path),
+        notes=tuple(found.notes),
+    )
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
+
+
+# --- preprocessing ---------------------------------------------------------------------------------------------------
+def _contract(size: tuple[int, int], channels: int, request: _Request) -> InputContract:
+    """Return how a network is fed: as asked, else as the data's description says, else normalized like ImageNet."""
+    data = {} if request.preprocess else request.info.preprocess
+    mean, std = _normalization(request.preprocess or "imagenet", channels)
+    return InputContract(
+        *size,
+        channels=channels,
+        color="y" if channels == 1 else "rgb",
+        mean=_floats(data.get("mean"), mean),
+        std=_floats(data.get("std"), std),
+        resize=str(request.info.preprocess.get("resize", IMAGENET.resize)),
+    )
+
+
+def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    pair = PREPROCESS[name]
+    if pair is not None:
+        return (pair[0],) * channels, (pair[1],) * channels
+    if channels == len(IMAGENET.mean):
+        return IMAGENET.mean, IMAGENET.std
+    return (IMAGENET_GREY[0],) * channels, (IMAGENET_GREY[1],) * channels
+
+
+def _floats(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    if value is None:
+        return default
+    items = value if isinstance(value, (list, tuple)) else [value] * len(default)
+    return tuple(float(v) for v in items)
