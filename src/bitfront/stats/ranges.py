@@ -256,7 +256,7 @@ def collect(graph: Graph, batches: Iterable[NDArray[np.float32]], observe: Obser
 def _reference(graph: Graph) -> Observe:
     from bitfront.simulate import reference
 
-    return lambda images: reference.run(graph, images, keep=("*",))
+    return lambda images: reference.run(graph, images, keep="*")
 
 
 def _checked(name: str, values: NDArray[Any]) -> Range:
