@@ -26,6 +26,7 @@ class Config(BaseModel):
 
     model: str | None = Field(None, description="the model")
     data: str | None = Field(None, description="the data")
+    weights: str | None = Field(None, description="checkpoint, or a folder of them, to start from")
     reader: str | None = Field(None, description="how to read the data folder, when it is not recognised")
     task: str | None = Field(None, description="what is asked of the network")
     preprocess: str | None = Field(None, description="input normalization of a foreign .onnx file")

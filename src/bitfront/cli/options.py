@@ -12,18 +12,18 @@ from cyclopts import Parameter
 from bitfront.cli.console import Console, Progress
 
 __all__ = [
-    "DataOptions",
     "DataText",
     "DryRun",
+    "Limit",
+    "ModelOptions",
     "ModelText",
     "Runs",
     "Seed",
     "Set",
     "Shared",
+    "Threads",
     "knobs",
 ]
-
-_flag = {"negative": ()}
 
 ModelText = Annotated[
     str | None,
@@ -33,15 +33,20 @@ DataText = Annotated[str | None, Parameter(help="Catalogue name, folder or data 
 Set = Annotated[
     list[str] | None,
     Parameter(
-        name="--set",
-        negative=(),
-        metavar="KNOB=VALUE",
-        help="Any knob, e.g. width=0.25 or resolution=240x320. Repeatable.",
+        name="--set", negative=(), metavar="KNOB=VALUE", help="Any knob: width=0.25, resolution=240x320. Repeatable."
     ),
 ]
 Seed = Annotated[int | None, Parameter(help="Seed of everything random [default: 0].")]
-DryRun = Annotated[bool, Parameter(help="Say what would be done and how long it takes; do nothing.", **_flag)]  # type: ignore[arg-type]
+Limit = Annotated[int | None, Parameter(help="At most so many images, evenly apart.")]
+Threads = Annotated[int | None, Parameter(help="Threads of the runtime [default: 1].")]
+DryRun = Annotated[
+    bool, Parameter(help="Say what would be done and how long it takes; do nothing.", negative=(), show_default=False)
+]
 Runs = Annotated[str | None, Parameter(help="Folder of the runs [default: runs].")]
+
+
+def _flag(text: str) -> Parameter:
+    return Parameter(help=text, negative=(), group="Output", show_default=False)
 
 
 @Parameter(name="*")
@@ -49,15 +54,15 @@ Runs = Annotated[str | None, Parameter(help="Folder of the runs [default: runs].
 class Shared:
     """Options of every command."""
 
-    json: Annotated[bool, Parameter(help="Print one JSON object on stdout.", negative=(), group="Output")] = False
-    quiet: Annotated[bool, Parameter(help="No progress and no notes on stderr.", negative=(), group="Output")] = False
-    verbose: Annotated[bool, Parameter(help="Log details on stderr.", negative=(), group="Output")] = False
+    json: Annotated[bool, _flag("Print one JSON object on stdout, everything else on stderr.")] = False
+    quiet: Annotated[bool, _flag("No progress and no notes on stderr.")] = False
+    verbose: Annotated[bool, _flag("Log details on stderr.")] = False
     config: Annotated[
         Path | None, Parameter(help="Options as YAML [default: bitfront.yaml here, if it exists].", group="Output")
     ] = None
 
     def console(self) -> Console:
-        """Return where this command prints."""
+        """Return where this command prints notes."""
         return Console(json=self.json, quiet=self.quiet)
 
     def progress(self) -> Progress:
@@ -69,21 +74,33 @@ class Shared:
 
         Raises UsageError naming file, line and key.
         """
+        if self.config is None and not Path("bitfront.yaml").is_file():
+            return given
         from bitfront.cli import config
 
-        if self.config is None and not (Path.cwd() / "bitfront.yaml").is_file():
-            return given
         stored = config.load(self.config, Path.cwd())
         return {key: stored.get(key) if value is None else value for key, value in given.items()}
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How to read the data."""
+class ModelOptions:
+    """How to open MODEL and DATA."""
 
-    reader: Annotated[str | None, Parameter(help="Dataset reader, when the folder is not recognised.")] = None
+    weights: Annotated[
+        Path | None, Parameter(help="Checkpoint (or a folder of them) for a catalogue model or factory.")
+    ] = None
+    preprocess: Annotated[
+        str | None, Parameter(help="How a file that does not say it wants to be fed: imagenet, unit, signed or raw.")
+    ] = None
+    reader: Annotated[str | None, Parameter(help="Reader of the data folder, when it is not recognised.")] = None
     task: Annotated[str | None, Parameter(help="What is asked of the network [default: segmentation].")] = None
+
+    def fill(self, shared: Shared) -> dict[str, Any]:
+        """Return these options as the verbs take them, completed from the configuration file. Raises UsageError."""
+        given = shared.fill(weights=self.weights, preprocess=self.preprocess, reader=self.reader, task=self.task)
+        texts = {key: given[key] or "" for key in ("preprocess", "reader", "task")}
+        return {"weights": Path(given["weights"]) if given["weights"] else None, **texts}
 
 
 def knobs(texts: Sequence[str] | None, shared: Shared) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Look at a dataset and rewrite it as plain folders."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from bitfront import images
+from bitfront.contracts import DataInfo, Dataset, Sample
+from bitfront.errors import DataError, UsageError
+from bitfront.store import atomic_write
+
+__all__ = ["Converted", "convert", "show"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What :func:`convert` wrote."""
+
+    path: Path
+    """The data YAML; a DATA argument of every command."""
+    images: dict[str, int]
+    """Part -> number of images."""
+
+
+def show(dataset: Dataset, out: Path, *, part: str = "", n: int = 12, columns: int = 4, seed: int = 0) -> list[str]:
+    """Draw ``n`` random samples of a part with their labels into one JPEG; return their ids.
+
+    Raises UsageError, DataError.
+    """
+    if out.suffix.lower() not in (".jpg", ".jpeg"):
+        raise UsageError(f"--out: '{out}' is not a .jpg file", hint="for example --out samples.jpg")
+    samples = dataset.part(part or dataset.parts()[0])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:n])
+    pictures, ids = [], []
+    for index in chosen:
+        sample = samples[int(index)]
+        pictures.append(images.label(_thumbnail(sample, dataset.info), sample.id))
+        ids.append(sample.id)
+    if not pictures:
+        raise DataError("there is nothing to show", hint="`bitfront data check` says what there is")
+    height = max(p.shape[0] for p in pictures)
+    padded = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0))) for p in pictures]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out, images.jpeg(images.tile(padded, columns)))
+    return ids
+
+
+def _thumbnail(sample: Sample, info: DataInfo, width: int = 320) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    height = max(1, round(sample.image.shape[0] * width / sample.image.shape[1]))
+    image = images.resize(sample.image, (height, width))
+    if sample.mask is None:
+        return image
+    return images.overlay(image, images.resize(sample.mask, (height, width), "nearest"), info)
+
+
+def convert(dataset: Dataset, out: Path, *, parts: Sequence[str] = (), progress: Progress | None = None) -> Converted:
+    """Write a dataset as ``out/PART/images/*.png`` and ``out/PART/masks/*.png`` with a ``data.yaml``.
+
+    Masks hold class indices, 255 = ignore. Raises UsageError when ``out`` is not empty, DataError, SpaceError.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty", hint="name a folder that does not exist yet")
+    counts: dict[str, int] = {}
+    for name in parts or dataset.parts():
+        samples = dataset.part(name)
+        for kind in ("images", "masks"):
+            (out / name / kind).mkdir(parents=True, exist_ok=True)
+        digits = len(str(len(samples)))
+        for index in range(len(samples)):
+            sample = samples[index]
+            file = f"{index:0{digits}d}_{_plain(sample.id)}.png"
+            atomic_write(out / name / "images" / file, images.png(sample.image))
+            if sample.mask is not None:
+                atomic_write(out / name / "masks" / file, images.png(sample.mask))
+            if progress:
+                progress(f"write {name}", index + 1, len(samples))
+        counts[name] = len(samples)
+    path = out / "data.yaml"
+    atomic_write(path, _description(dataset.info, counts))
+    return Converted(path, counts)
+
+
+def _plain(text: str) -> str:
+    """Return the last part of an id without its ending and with nothing that a file system minds."""
+    stem = Path(text.rpartition("/")[2]).stem or "image"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)[:80]
+
+
+def _description(info: DataInfo, parts: dict[str, int]) -> bytes:
+    values = {
+        "path": ".",
+        **{name: f"{name}/images" for name in parts},
+        "masks_dir": "masks",
+        "names": dict(enumerate(info.classes)),
+        "ignore_label": info.ignore_label,
+    }
+    out = io.BytesIO()
+    writer: Any = YAML(typ="safe")
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.dump(values, out)
+    return out.getvalue()

@@ -1,0 +1,139 @@
+"""What every verb begins with: the model and the data opened together, a part chosen, a session to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfront.contracts import DataInfo, Dataset, Session, Task
+from bitfront.errors import DataError, UsageError
+from bitfront.registry import load, names
+from bitfront.sources import Source, open_data, open_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Opened", "Progress", "TorchSession", "choose_part", "info_of", "open_both", "open_session", "open_task"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and how much there is (0: unknown)."""
+
+DEFAULT_PARTS = ("test", "val", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model and what it is to be used on."""
+
+    task: Task
+    source: Source
+    info: DataInfo
+    dataset: Dataset | None
+    """``None`` when no data was given."""
+
+
+def open_task(name: str) -> Task:
+    """Return a task by name. Raises UsageError."""
+    task: Task = load("task", name or "segmentation")()
+    return task
+
+
+def open_both(
+    model: str,
+    data: str | None,
+    *,
+    task: str = "",
+    reader: str = "",
+    settings: Mapping[str, Any] | None = None,
+    preprocess: str = "",
+    weights: Path | None = None,
+) -> Opened:
+    """Open MODEL and DATA for each other; without DATA the classes are those that the model names.
+
+    Raises UsageError, DataError.
+    """
+    chosen = open_task(task)
+    dataset = open_data(data, reader) if data else None
+    info = dataset.info if dataset else info_of(model, settings or {})
+    if chosen.name not in info.tasks:
+        raise UsageError(f"'{info.name}' has no labels for {chosen.name}", hint=f"it serves {', '.join(info.tasks)}")
+    source = open_model(model, task=chosen, info=info, settings=settings, weights=weights, preprocess=preprocess)
+    return Opened(chosen, source, info, dataset)
+
+
+def info_of(model: str, settings: Mapping[str, Any]) -> DataInfo:
+    """Return the classes that a model is for, as far as it says: its ``classes`` setting, its file, its default."""
+    path = Path(model).expanduser()
+    classes: tuple[str, ...] = ()
+    count = settings.get("classes", 0)
+    if path.suffix == ".safetensors" and path.is_file():
+        from bitfront.train.checkpoints import read_header
+
+        classes = tuple(read_header(path).get("classes", ()))
+    elif path.suffix == ".onnx" and path.is_file():
+        found = load("runtime", "onnxruntime")().describe(path, preprocess="", info=DataInfo("", ()))
+        classes = tuple(found.output.classes)
+    elif not count and model in names("model"):
+        from bitfront.weights import require_torch
+
+        require_torch()
+        count = load("model", model)().classes
+    if not classes:
+        n = count if isinstance(count, int) and count > 1 else 2
+        classes = ("background", "object") if n == 2 else tuple(f"class_{i}" for i in range(n))
+    background = 0 if len(classes) == 2 or classes[0] == "background" else None
+    if count == len(classes) > 1:
+        background = None  # as many channels as classes: none of them is the rest
+    return DataInfo(path.stem or model, classes, background=background)
+
+
+def choose_part(dataset: Dataset, part: str = "") -> tuple[str, str]:
+    """Return the part to score and a note on the choice: ``test`` if there is one, else ``val``, else ``train``.
+
+    Raises UsageError for a part that does not exist.
+    """
+    there = dataset.parts()
+    if part:
+        if part not in there:
+            raise UsageError(f"'{dataset.info.name}' has no part '{part}'", hint=f"it has {', '.join(there)}")
+        return part, ""
+    chosen = next((name for name in DEFAULT_PARTS if name in there), "")
+    if not chosen:
+        raise DataError(f"'{dataset.info.name}' has no part", hint=f"it should have one of {', '.join(DEFAULT_PARTS)}")
+    others = [name for name in there if name != chosen]
+    return chosen, f"scored on the part '{chosen}'" + (f" (--part {'|'.join(others)} for another)" if others else "")
+
+
+def open_session(source: Source, threads: int = 1) -> Session:
+    """Return a session that runs a model: its runtime for a file, torch for a network. Raises UsageError, DataError."""
+    if source.kind == "onnx":
+        assert source.path is not None
+        session: Session = load("runtime", "onnxruntime")().open(source.path, threads)
+        return session
+    return TorchSession(source.build(size=(source.input.height, source.input.width)))
+
+
+class TorchSession:
+    """Runs a torch module in float32; see :class:`bitfront.contracts.Session`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module: nn.Module | None = module.eval()
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the outputs ``(b, k, h, w)`` of normalized images ``(b, c, h, w)``."""
+        import torch
+
+        if self._module is None:
+            raise DataError("the session is closed", hint="open it again")
+        with torch.inference_mode():
+            outputs: NDArray[Any] = self._module(torch.from_numpy(images)).float().numpy()
+        return outputs
+
+    def close(self) -> None:
+        """Free the module."""
+        self._module = None
