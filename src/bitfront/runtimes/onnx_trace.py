@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import onnx
 from onnx import helper
 
-from bitfront.runtimes.onnx_writer import codes_name
-
 __all__ = ["declare", "expose"]
 
-_SUFFIX = codes_name("")
+_HELD = ("codes", "half")
+"""``t@codes`` and ``t@half`` are what a tensor ``t`` is held as; see :mod:`bitfront.runtimes.onnx_writer`."""
 
 
 def declare(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -24,17 +23,15 @@ def expose(model: onnx.ModelProto) -> list[tuple[str, str]]:
     """Make a written model's inner tensors outputs, in place.
 
     Returns ``(name in the file, name in the graph)`` in execution order: the codes of a quantized tensor stand for it,
-    a float tensor for itself; what lies between (``t@float``, ``t@half``, ...) is left out.
+    a float tensor for itself; what lies between (``t@float``, ...) is left out.
     """
     constants = {initializer.name for initializer in model.graph.initializer}
-    made = [name for node in model.graph.node for name in node.output if name]
-    coded = {name.removesuffix(_SUFFIX) for name in made if name.endswith(_SUFFIX)}
-    stored = {name for node in model.graph.node if node.input and node.input[0] in constants for name in node.output}
-    tensors = []
-    for name in made:
-        if name.endswith(_SUFFIX):
-            tensors.append((name, name.removesuffix(_SUFFIX)))
-        elif "@" not in name and name not in coded and name not in stored:
-            tensors.append((name, name))
+    computed = [n for n in model.graph.node if n.input[0] not in constants]
+    names = [name for node in computed for name in node.output[:1]]
+    held = {name.rpartition("@")[0]: name for name in names if name.rpartition("@")[2] in _HELD}
+    tensors = [(name, tensor) for tensor, name in held.items()]
+    tensors += [(name, name) for name in names if "@" not in name and name not in held]
+    order = {name: i for i, name in enumerate(names)}
+    tensors.sort(key=lambda pair: order[pair[0]])
     declare(model, [source for source, _ in tensors])
     return tensors

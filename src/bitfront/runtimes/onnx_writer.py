@@ -23,8 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from bitfront.contracts import InputContract
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Affine, Float16, Format, integer
+from bitfront.quant.formats import Affine, Float16, integer
 from bitfront.quant.plan import Plan
+from bitfront.simulate.reference import bias_codes
 
 __all__ = ["codes_name", "write"]
 
@@ -33,7 +34,7 @@ OPSET, IR_VERSION = 18, 8
 OPSET_WIDE, IR_VERSION_WIDE = 21, 10
 """16-bit QuantizeLinear."""
 BLOCK = 16
-"""Channels that ONNX Runtime's blocked kernels (NCHWc) process together; fewer are padded, at up to 16 times the cost."""
+"""Channels that ONNX Runtime's blocked kernels (NCHWc) take together; fewer are padded, at up to 16 times the cost."""
 
 _ELEMENTWISE = {
     "add": "Add",
@@ -176,9 +177,9 @@ class _Writer:
         if x is None or w is None:
             return self.read(node.inputs[2], self.is_half(node.output))
         name = f"{node.output}@bias"
-        codes, scale = bias_codes(self.graph.constants[node.inputs[2]], x, w, self.plan.formats.get(node.inputs[2]))
+        scale = np.float32(x.scale[0]) * np.asarray(w.scale, np.float32)
         per_channel = w.axis is not None
-        stored = self.constant(f"{name}@codes", codes)
+        stored = self.constant(f"{name}@codes", bias_codes(self.graph, self.plan, node).astype(np.int32))
         stored_scale = self.constant(f"{name}@scale", scale if per_channel else scale.reshape(()))
         return self.emit("DequantizeLinear", [stored, stored_scale], name, **({"axis": 0} if per_channel else {}))
 
@@ -291,17 +292,24 @@ class _Writer:
 
     def _add_clip(self, node: Node) -> None:
         source, target, clip = node.inputs[0], node.output, (node["lo"], node["hi"])
-        form = self.affine(target)
-        if form is not None and form == self.affine(source) and form.bits <= 8:
+        form, half = self.affine(target), self.is_half(target)
+        if form is None:
+            self._clip_values(self.read(source, half), f"{target}@half" if half else target, clip, half)
+            return
+        held = self.affine(source)
+        if held is None or held.bits > 8 or source in self.graph.constants:
+            self._quantize(target, self.read(source), form, clip)
+        elif form == held:
             self.clip_codes(codes_name(source), target, *code_bounds(form, clip))
             self.dequantize(target)
-            return
-        half = self.is_half(target)
-        raw = self.read(source, half)
-        if form is not None:
+        else:  # an idle Clip of the codes: without it ONNX Runtime merges the two formats into one
+            dtype, raw = self.dtype(held, source), f"{target}@float"
+            ends = [
+                self.constant(f"{raw}@{e}", np.array(v, dtype)) for e, v in (("low", held.low), ("high", held.high))
+            ]
+            idle = self.emit("Clip", [codes_name(source), *ends], f"{raw}@source")
+            self.emit("DequantizeLinear", [idle, *self.parameters(held, source)], raw)
             self._quantize(target, raw, form, clip)
-        else:
-            self._clip_values(raw, f"{target}@half" if half else target, clip, half)
 
     def _add_linear(self, node: Node, raw: str) -> None:
         half = self.is_half(node.output)
@@ -315,7 +323,7 @@ class _Writer:
 
     def _is_dynamic(self, node: Node) -> bool:
         return (
-            self.plan.recipe == "dynamic"
+            bool(self.plan.options.get("dynamic"))
             and node.op in ("conv", "dense")
             and self.affine(node.inputs[1]) is not None
             and self.affine(node.inputs[0]) is None
@@ -439,20 +447,6 @@ def code_bounds(form: Affine, clip: Sequence[float] | None) -> tuple[int, int]:
         return form.low, form.high
     codes = form.encode(np.asarray(clip, np.float32))
     return int(codes[0]), int(codes[1])
-
-
-def bias_codes(
-    bias: NDArray[Any], x: Affine, weight: Affine, form: Format | None
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the int32 codes of a bias ``(oc,)`` and their scale: that of input times weight, in float32.
-
-    A bias with a format of its own is first rounded to it.
-    """
-    scale = np.float32(x.scale[0]) * np.asarray(weight.scale, np.float32)
-    values = bias if form is None else form.decode(form.encode(bias))  # type: ignore[arg-type]
-    steps = np.rint(values.astype(np.float64) / scale.astype(np.float64))
-    limits = np.iinfo(np.int32)
-    return np.clip(steps, limits.min, limits.max).astype(np.int32), scale
 
 
 def resize_scale(size: int, wanted: int) -> float:

@@ -52,7 +52,7 @@ class OnnxRuntime:
     def export(self, graph: Graph, plan: Plan, folder: Path, contract: InputContract, output: OutputContract) -> Path:
         """Write ``folder/model.onnx`` and return its path; equal arguments give equal bytes.
 
-        The batch axis is free, except with the recipe ``dynamic``: its ranges would depend on who shares a batch.
+        The batch axis is free, except with dynamic quantization: its ranges would depend on who shares a batch.
         Raises UsageError for formats that ONNX Runtime does not take, SpaceError when the disk is full.
         """
         from bitfront.runtimes import onnx_file, onnx_writer
@@ -63,7 +63,7 @@ class OnnxRuntime:
             plan,
             contract,
             metadata=onnx_file.header(contract, output, **facts),
-            batch=1 if plan.recipe == "dynamic" else None,
+            batch=1 if plan.options.get("dynamic") else None,
         )
         path = folder / f"model{self.suffix}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,8 @@ class OnnxSession:
         self.threads = threads
         model = onnx_file.load_model(path)
         known = onnx_file.contract_of(model, path)
-        self._engine = _start(model.SerializeToString(), str(path), threads)
+        self._is_ours = known is not None
+        self._engine = _start(model.SerializeToString(), str(path), options(threads, signed=self._is_ours))
         feed = self._engine.get_inputs()[0]
         dtype = _NUMPY_TYPES.get(feed.type)
         if dtype is None or len(feed.shape) != 4:
@@ -116,7 +117,8 @@ class OnnxSession:
 
         model = onnx_file.load_model(self.path)
         tensors = onnx_trace.expose(model)
-        engine = _start(model.SerializeToString(), str(self.path), self.threads, optimized)
+        settings = options(self.threads, optimized, signed=self._is_ours)
+        engine = _start(model.SerializeToString(), str(self.path), settings)
         try:
             values = self._run(engine, images, [source for source, _ in tensors])
         finally:
@@ -156,7 +158,7 @@ def observe(graph: Graph, threads: int = 1) -> Callable[[NDArray[np.float32]], d
     model = onnx_writer.write(graph, Plan("float32"), contract, metadata={})
     names = [node.output for node in graph.nodes if graph.tensors[node.output].kind == "activation"]
     onnx_trace.declare(model, names)
-    engine = _start(model.SerializeToString(), "the float network", threads)
+    engine = _start(model.SerializeToString(), "the float network", options(threads))
 
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         feeds = np.ascontiguousarray(batch, np.float32)
@@ -180,8 +182,11 @@ def _engine() -> Any:
     return onnxruntime
 
 
-def options(threads: int, optimized: bool = True) -> onnxruntime.SessionOptions:
-    """Return session options: sequential, no spinning threads, deterministic, silent."""
+def options(threads: int, optimized: bool = True, signed: bool = False) -> onnxruntime.SessionOptions:
+    """Return session options: sequential, no spinning threads, deterministic, silent.
+
+    ``signed`` lets integer kernels take int8 activations, as on Arm; on x86 ONNX Runtime would leave most in float.
+    """
     ort = _engine()
     result = ort.SessionOptions()
     result.intra_op_num_threads = threads
@@ -193,13 +198,14 @@ def options(threads: int, optimized: bool = True) -> onnxruntime.SessionOptions:
     result.log_severity_level = 4
     for pool in ("intra", "inter"):
         result.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+    result.add_session_config_entry("session.qdqisint8allowed", str(int(signed)))
     return result
 
 
-def _start(model: bytes, name: str, threads: int, optimized: bool = True) -> Any:
+def _start(model: bytes, name: str, settings: onnxruntime.SessionOptions) -> Any:
     ort = _engine()
     try:
-        return ort.InferenceSession(model, options(threads, optimized), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise DataError(f"ONNX Runtime refuses '{name}': {_reason(error)}", hint="export or copy it again") from error
 
