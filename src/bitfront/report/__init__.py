@@ -1,1 +1,8 @@
-"""Records -> tables, plots and one page."""
+"""Records -> tables, plots, one HTML page, model cards."""
+
+from __future__ import annotations
+
+from bitfront.report.data import Curve, Preview, ReportData
+from bitfront.report.page import write, write_comparison
+
+__all__ = ["Curve", "Preview", "ReportData", "write", "write_comparison"]

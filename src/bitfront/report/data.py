@@ -1,0 +1,174 @@
+"""What a report is made of: plain frozen data, read from a run or built by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from bitfront.contracts import Metrics
+from bitfront.record import Budget, Record
+from bitfront.run import yaml
+
+if TYPE_CHECKING:
+    from bitfront.run import Run
+
+__all__ = ["PANELS", "Curve", "Preview", "ReportData", "from_run", "latency_ms", "score_of", "shown_metrics"]
+
+PANELS = ("input", "label", "float", "quantized", "difference")
+"""The pictures of one preview, in the order in which they stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One training: loss and validation score by epoch; ``None`` where an epoch was not scored."""
+
+    label: str
+    epochs: tuple[int, ...]
+    loss: tuple[float | None, ...]
+    score: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One image of the validation part as the float and the chosen network see it."""
+
+    sample: str
+    panels: Mapping[str, bytes]
+    """One of :data:`PANELS` -> an encoded image (JPEG or PNG)."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything that the report shows; all tables, plots and pages are functions of this value."""
+
+    name: str
+    path: Path
+    """The run folder."""
+    budget: Budget = field(default_factory=Budget)
+    records: tuple[Record, ...] = ()
+    baseline: str = ""
+    """Id of the float candidate that all others are compared with; empty when there is none."""
+    chosen: str = ""
+    """Id of the artifact that the run recommends; empty when the front is empty."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Front member's id -> name of its folder below ``front/`` (``01_knee``), the recommended one first."""
+    curves: tuple[Curve, ...] = ()
+    previews: tuple[Preview, ...] = ()
+    health: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+    """The resolved YAML."""
+    command: str = ""
+    events: tuple[Mapping[str, Any], ...] = ()
+    when: str = ""
+    """When the run started, UTC, ISO 8601."""
+    seconds: float | None = None
+
+    @property
+    def front(self) -> tuple[Record, ...]:
+        """The front's members, in the order of their folders, then by latency."""
+        order = {identity: n for n, identity in enumerate(self.folders)}
+        members = [r for r in self.records if r.status == "front"]
+        return tuple(sorted(members, key=lambda r: (order.get(r.id, len(order)), latency_ms(r) or 0.0, r.id)))
+
+    def pick(self, record: Record) -> str:
+        """Why a member of the front was picked, from its folder: ``01_knee`` -> ``knee``; empty for others."""
+        return self.folders.get(record.id, "").partition("_")[2].replace("_", " ")
+
+    def file(self, record: Record) -> Path | None:
+        """The file to deploy: in the front's folder for its members, in the store for others."""
+        if record.artifact is None:
+            return None
+        folder = self.folders.get(record.id)
+        if folder is None:
+            return self.path / record.artifact.path
+        return self.path / "front" / folder / PurePosixPath(record.artifact.path).name
+
+    def record(self, identity: str) -> Record | None:
+        """The record with this id, if there is one."""
+        return next((r for r in self.records if r.id == identity), None) if identity else None
+
+
+def latency_ms(record: Record) -> float | None:
+    """Median latency of a record in milliseconds; ``None`` when it was not measured."""
+    return None if record.latency is None else float(record.latency.value)
+
+
+def shown_metrics(record: Record) -> Metrics | None:
+    """The scores to print of a record: of the test part when it was scored there, otherwise of the val part."""
+    return record.test or record.val
+
+
+def score_of(record: Record) -> float | None:
+    """The score that drove the search (val; test when there is no val), in [0, 1]; ``None`` when undefined."""
+    metrics = record.val or record.test
+    if metrics is None or metrics.values.get(metrics.score) is None:
+        return None
+    return metrics.value
+
+
+def from_run(run: Run) -> ReportData:
+    """Read a run folder. Raises UsageError and DataError as :class:`bitfront.run.Run`."""
+    records = tuple(run.records())
+    members = run.front
+    config, verdict = run.config, run.verdict
+    events = [{"time": e.time, "stage": e.stage, "text": e.text} for e in run.events]
+    return ReportData(
+        name=run.name,
+        path=run.path,
+        budget=run.budget,
+        records=records,
+        baseline=str(run.value("baseline") or _first_float(records)),
+        chosen=str(verdict.get("chosen") or (members[0].id if members else "")),
+        folders={m.id: m.name for m in members},
+        curves=tuple(_curve(training) for training in run.trainings().values()),
+        previews=_previews(run.path / "previews"),
+        health=run.health,
+        environment=run.environment,
+        config=config,
+        config_text=yaml(config),
+        command=str(run.value("command") or ""),
+        events=tuple(events),
+        when=events[0]["time"] if events else "",
+        seconds=run.seconds,
+    )
+
+
+def _first_float(records: tuple[Record, ...]) -> str:
+    return next((r.id for r in records if r.candidate.recipe == "float32" and score_of(r) is not None), "")
+
+
+def _curve(training: Mapping[str, Any]) -> Curve:
+    rows = list(training.get("curve", []))
+    return Curve(
+        label=str(training.get("label", "")),
+        epochs=tuple(int(row.get("epoch", n)) for n, row in enumerate(rows, 1)),
+        loss=tuple(_number(row.get("loss")) for row in rows),
+        score=tuple(_number(row.get("score")) for row in rows),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _previews(folder: Path) -> tuple[Preview, ...]:
+    """Read ``index.json``: a list of ``{"sample", "note", "panels": {name: file}}``, the worst image first."""
+    try:
+        listed = json.loads((folder / "index.json").read_text("utf-8"))
+        return tuple(
+            Preview(
+                sample=str(entry["sample"]),
+                panels={name: (folder / Path(file).name).read_bytes() for name, file in entry["panels"].items()},
+                note=str(entry.get("note", "")),
+            )
+            for entry in listed
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()  # pictures are a convenience; a damaged list costs no report

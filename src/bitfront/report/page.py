@@ -1,0 +1,111 @@
+"""The page: one file that works from ``file://``, opens no connection and trusts no name.
+
+Every text goes through one Jinja environment that escapes; numbers for the script travel as JSON in one inert element;
+style and script are named by their hashes in the page's own content policy, so nothing else can run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bitfront import __version__
+from bitfront.errors import UsageError
+from bitfront.report import cards, compare, plots
+from bitfront.report.data import ReportData, from_run
+from bitfront.report.view import page_view, visible
+from bitfront.store import atomic_write, io_errors
+
+if TYPE_CHECKING:
+    from bitfront.run import Run
+
+__all__ = ["render", "render_comparison", "write", "write_comparison"]
+
+HERE = Path(__file__).parent
+
+
+def write(run: Run | ReportData, folder: Path | None = None) -> Path:
+    """Write the page, the pictures and a card for each member of the front; return the page's path.
+
+    ``folder`` is the run folder unless another one is named. Raises SpaceError and UsageError when it cannot be
+    written.
+    """
+    data = run if isinstance(run, ReportData) else from_run(run)
+    target = data.path if folder is None else folder
+    with io_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    for name, picture in plots.draw(data).items():
+        atomic_write(target / name, picture)
+    for record in data.front:
+        if record.id in data.folders:
+            member = target / "front" / data.folders[record.id]
+            with io_errors(member):
+                member.mkdir(parents=True, exist_ok=True)
+            atomic_write(member / "CARD.md", _encoded(cards.card(data, record)))
+    page = target / "report.html"
+    atomic_write(page, _encoded(render(data)))
+    return page
+
+
+def write_comparison(runs: Sequence[Run | ReportData], path: Path) -> Path:
+    """Write a page that compares runs and return its path. Raises UsageError for fewer than two runs."""
+    if len(runs) < 2:
+        raise UsageError("a comparison needs at least two runs", hint="bitfront compare RUN RUN")
+    read = [run if isinstance(run, ReportData) else from_run(run) for run in runs]
+    with io_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, _encoded(render_comparison(read)))
+    return path
+
+
+def render(data: ReportData) -> str:
+    """Return the page of one run as HTML."""
+    view = page_view(data)
+    return _fill("report.html.j2", f"{data.name} – bitfront", view, view.pop("charts"))
+
+
+def render_comparison(runs: Sequence[ReportData]) -> str:
+    """Return the page that compares runs as HTML."""
+    view = visible(compare.comparison_view(runs))
+    return _fill("compare.html.j2", "Comparison – bitfront", view, view.pop("charts"))
+
+
+def _fill(template: str, title: str, view: Mapping[str, Any], charts: Mapping[str, Any]) -> str:
+    style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            title=visible(title),
+            view=view,
+            charts=charts,
+            style=Markup(style),
+            script=Markup(script),
+            policy=policy,
+            version=__version__,
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,353 @@
+"""Text tables: plain rows with units in their headers, shared by the command line and the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitfront.contracts import Metrics
+from bitfront.record import Measurement, Record
+from bitfront.report.data import ReportData, latency_ms, score_of, shown_metrics
+from bitfront.report.series import reasons
+
+if TYPE_CHECKING:
+    import rich.table
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Table",
+    "candidates",
+    "classes",
+    "count",
+    "duration",
+    "front",
+    "interval",
+    "kilobytes",
+    "losses",
+    "milliseconds",
+    "number",
+    "percent",
+    "points",
+    "ratio",
+    "recipes",
+    "rich_table",
+    "size",
+]
+
+NONE = "–"
+"""What stands in a cell without a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its header with the unit, and whether it holds numbers (right-aligned, sorted as numbers)."""
+
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell: its text, the number to sort by, and a hint of meaning (``good``, ``bad`` or empty)."""
+
+    text: str
+    value: float | None = None
+    tone: str = ""
+    bar: float | None = None
+    """Length of a bar behind the number, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows; ``ids`` names the candidate of each row, where a row is one."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    ids: tuple[str, ...] = ()
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with at least ``digits`` significant digits, without exponent: 0.123, 3.14, 41.5, 1234."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    magnitude = 0 if value == 0 else math.floor(math.log10(abs(value)))
+    return f"{value:.{min(6, max(0, digits - 1 - magnitude))}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits, no unit."""
+    return number(value)
+
+
+def kilobytes(value: float | None) -> str:
+    """Bytes as kB (1000 bytes), no unit."""
+    return NONE if value is None else number(value / 1000)
+
+
+def size(value: float | None) -> str:
+    """Bytes with the unit that fits: ``412 kB``, ``3.14 MB``."""
+    if value is None:
+        return NONE
+    return f"{number(value / 1000)} kB" if value < 999_500 else f"{number(value / 1e6)} MB"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as per cent with two decimals, no unit."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f}"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of fractions in points, with its sign: ``+0.21``, ``−1.30``."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(metrics: Metrics | None) -> str:
+    """The 95 % interval of a score in per cent: ``92.10 to 94.30``; empty when there is none."""
+    if metrics is None or metrics.interval is None:
+        return ""
+    low, high = metrics.interval
+    return f"{percent(low)} to {percent(high)}"
+
+
+def ratio(measured: Measurement | None) -> str:
+    """Time relative to float: ``0.42×``; ``same`` within the noise floor."""
+    if measured is None or measured.ratio is None:
+        return NONE
+    return "same" if within_noise(measured) else f"{measured.ratio:.2f}×"
+
+
+def within_noise(measured: Measurement) -> bool:
+    """Whether the ratio differs from 1 by less than the A/A control's error."""
+    return measured.ratio is not None and abs(measured.ratio - 1) < (measured.noise_floor or 0.0)
+
+
+def count(value: float | None) -> str:
+    """A count with its magnitude: ``812``, ``1.14 M``, ``2.31 G``."""
+    if value is None:
+        return NONE
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{number(value / unit)} {letter}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: ``41 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+def front(data: ReportData) -> Table:
+    """The front: one row a member, in the order of its folders."""
+    members = data.front
+    base = data.record(data.baseline)
+    has_test = any(r.test is not None for r in members)
+    metric = next((m.score for r in members if (m := shown_metrics(r))), "score")
+    columns = [
+        Column("#", numeric=True),
+        Column("Pick"),
+        Column("Configuration"),
+        Column(f"{'test' if has_test else 'val'} {metric}, %", numeric=True),
+        Column("95 % interval"),
+        *([Column(f"val {metric}, %", numeric=True)] if has_test else []),
+        Column("p50, ms", numeric=True),
+        Column("p90, ms", numeric=True),
+        Column("time to float", numeric=True),
+        Column("size, kB", numeric=True),
+        Column("RAM, kB", numeric=True),
+        Column("Verified"),
+    ]
+    rows = [_front_row(data, n, r, base, has_test) for n, r in enumerate(members, 1)]
+    return Table(tuple(columns), tuple(rows), tuple(r.id for r in members))
+
+
+def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_test: bool) -> tuple[Cell, ...]:
+    shown = r.test if has_test else r.val
+    value = None if shown is None else shown.value
+    p90 = None if r.latency is None else r.latency.p90
+    return (
+        Cell(str(n), n),
+        Cell(data.pick(r) + (" (baseline)" if base is not None and r.id == base.id else "")),
+        Cell(r.candidate.label),
+        Cell(percent(value), value),
+        Cell(interval(shown) or NONE),
+        *([Cell(percent(score_of(r)), score_of(r))] if has_test else []),
+        Cell(milliseconds(latency_ms(r)), latency_ms(r)),
+        Cell(milliseconds(p90), p90),
+        _ratio_cell(r),
+        Cell(kilobytes(_bytes(r)), _bytes(r)),
+        Cell(kilobytes(r.peak_bytes), r.peak_bytes),
+        verified(r),
+    )
+
+
+def _ratio_cell(r: Record) -> Cell:
+    if r.latency is None or r.latency.ratio is None:
+        return Cell(NONE)
+    tone = "" if within_noise(r.latency) else "good" if r.latency.ratio < 1 else "bad"
+    return Cell(ratio(r.latency), r.latency.ratio, tone)
+
+
+def verified(r: Record) -> Cell:
+    """Whether, and how closely, the file agrees with its reference."""
+    if r.agreement is None:
+        return Cell("not verified", tone="bad")
+    if not r.agreement.verified:
+        return Cell("differs", tone="bad")
+    n = r.agreement.max_code_difference
+    return Cell("exact" if n == 0 else f"± {n} {'code' if n == 1 else 'codes'}", tone="good")
+
+
+def _bytes(r: Record) -> float | None:
+    return None if r.artifact is None else float(r.artifact.size_bytes)
+
+
+def candidates(data: ReportData, limit: int | None = None) -> Table:
+    """All candidates in order of completion; with a ``limit``, the front's first and then the latest."""
+    chosen = list(data.records)
+    if limit is not None and len(chosen) > limit:
+        chosen.sort(key=lambda r: (r.status != "front", -r.sequence))
+        chosen = chosen[:limit]
+    chosen.sort(key=lambda r: (r.sequence, r.id))
+    columns = (
+        Column("#", numeric=True),
+        Column("Configuration"),
+        Column("Status"),
+        Column("score, %", numeric=True),
+        Column("p50, ms", numeric=True),
+        Column("time to float", numeric=True),
+        Column("size, kB", numeric=True),
+        Column("Reason"),
+    )
+    rows = [
+        (
+            Cell(str(r.sequence), r.sequence),
+            Cell(r.candidate.label),
+            Cell(r.status),
+            Cell(percent(score_of(r)), score_of(r)),
+            Cell(milliseconds(latency_ms(r)), latency_ms(r)),
+            _ratio_cell(r),
+            Cell(kilobytes(_bytes(r)), _bytes(r)),
+            Cell(r.reason[:300]),
+        )
+        for r in chosen
+    ]
+    return Table(columns, tuple(rows), tuple(r.id for r in chosen))
+
+
+def classes(data: ReportData, limit: int = 8) -> Table | None:
+    """Per-class scores of the float baseline and of the front's first members; ``None`` when none were measured.
+
+    Members show their difference to float in points as the tone: ``bad`` below -1 point, ``good`` above +1.
+    """
+    base = data.record(data.baseline)
+    shown = [r for r in data.front if r.id != data.baseline][:limit]
+    columns = [("float", base), *((f"{_rank(data, r)} {r.candidate.label}", r) for r in shown)]
+    scored = [(title, _per_class(r, data)) for title, r in columns if r is not None]
+    scored = [(title, values) for title, values in scored if values]
+    if not scored:
+        return None
+    names = list(dict.fromkeys(name for _, values in scored for name in values))
+    reference = scored[0][1] if base is not None and scored[0][0] == "float" else {}
+    rows = []
+    for name in names:
+        row = [Cell(name)]
+        for title, values in scored:
+            value, before = values.get(name), reference.get(name)
+            change = None if value is None or before is None or title == "float" else value - before
+            tone = "" if change is None or abs(change) < 0.01 else "good" if change > 0 else "bad"
+            row.append(Cell(percent(value), value, tone, value if title == "float" else None))
+        rows.append(tuple(row))
+    return Table((Column("Class"), *(Column(title, numeric=True) for title, _ in scored)), tuple(rows))
+
+
+def _rank(data: ReportData, r: Record) -> str:
+    return str(data.front.index(r) + 1)
+
+
+def _per_class(r: Record | None, data: ReportData) -> dict[str, float | None]:
+    """One part for all columns: the test part only when every front member was scored on it."""
+    if r is None:
+        return {}
+    compared = [m for m in (*data.front, data.record(data.baseline)) if m is not None]
+    on_test = all(m.test is not None for m in compared)
+    metrics = r.test if on_test else (r.val or r.test)
+    if metrics is None or not metrics.per_class:
+        return {}
+    name = "iou" if "iou" in metrics.per_class else next(iter(metrics.per_class))
+    return dict(metrics.per_class[name])
+
+
+def recipes(data: ReportData) -> Table:
+    """What each quantization recipe came to."""
+    columns = (
+        Column("Recipe"),
+        Column("tried", numeric=True),
+        Column("on the front", numeric=True),
+        Column("dropped", numeric=True),
+        Column("failed", numeric=True),
+        Column("best score, %", numeric=True),
+        Column("median time to float", numeric=True),
+    )
+    rows = []
+    for name in dict.fromkeys(r.candidate.recipe for r in data.records):
+        own = [r for r in data.records if r.candidate.recipe == name]
+        best = max((s for r in own if (s := score_of(r)) is not None), default=None)
+        middle = _median(r.latency.ratio for r in own if r.latency is not None and r.latency.ratio is not None)
+        tally = [sum(r.status == status for r in own) for status in ("front", "dropped", "failed")]
+        rows.append(
+            (
+                Cell(name),
+                Cell(str(len(own)), len(own)),
+                *(Cell(str(n), n) for n in tally),
+                Cell(percent(best), best),
+                Cell(NONE if middle is None else f"{middle:.2f}×", middle),
+            )
+        )
+    return Table(columns, tuple(rows))
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = sorted(values)
+    if not known:
+        return None
+    return (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
+
+
+def losses(records: Sequence[Record], limit: int = 50) -> Table:
+    """Why candidates were dropped or failed, the most frequent reason first."""
+    rows = [(Cell(status), Cell(reason[:300]), Cell(str(n), n)) for status, reason, n in reasons(records)]
+    return Table((Column("Status"), Column("Reason"), Column("candidates", numeric=True)), tuple(rows[:limit]))
+
+
+# --- for the terminal ------------------------------------------------------------------------------------------------
+def rich_table(table: Table, title: str = "") -> rich.table.Table:
+    """Return a table for a terminal; texts are shown as they are, never read as markup."""
+    import rich.table
+    from rich.text import Text
+
+    from bitfront.errors import one_line
+
+    colours = {"good": "green", "bad": "yellow", "": ""}
+    out = rich.table.Table(title=Text(one_line(title)) if title else None, box=None, header_style="bold")
+    for column in table.columns:
+        out.add_column(Text(one_line(column.title)), justify="right" if column.numeric else "left")
+    for row in table.rows:
+        out.add_row(*(Text(one_line(cell.text), style=colours[cell.tone]) for cell in row))
+    return out

@@ -1,0 +1,413 @@
+"""What the page says, as plain data: sentences, tiles, facts, commands. The template only lays it out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from bitfront.contracts import Metrics
+from bitfront.record import Agreement, Record, to_json
+from bitfront.report import tables
+from bitfront.report.data import PANELS, Preview, ReportData, latency_ms, shown_metrics
+from bitfront.report.series import (
+    AXES,
+    Check,
+    Gain,
+    Verdict,
+    gains,
+    histograms,
+    judge,
+    plane,
+    progress,
+)
+
+__all__ = ["MAX_CANDIDATES", "MAX_PREVIEW_BYTES", "commands", "page_view", "visible"]
+
+MAX_CANDIDATES = 1500
+"""More candidates than this do not get a dot and a card: the front's first, then the latest."""
+MAX_PREVIEW_BYTES = 4_000_000
+"""All pictures of a page together, encoded."""
+MAX_EVENTS = 200
+
+
+def page_view(data: ReportData) -> dict[str, Any]:
+    """Everything that the template of one run's page reads; strings, numbers, lists and mappings only."""
+    verdict = judge(data)
+    front = tables.front(data)
+    lost = tables.losses(data.records)
+    view = {
+        "name": data.name,
+        "summary": _summary(data),
+        "verdict": _verdict(data, verdict),
+        "front": {**_table(front), "commands": [commands(data, r)[0] for r in data.front]},
+        "all": _table(tables.candidates(data, MAX_CANDIDATES)),
+        "n_left_out": max(0, len(data.records) - MAX_CANDIDATES),
+        "classes": _optional(tables.classes(data)),
+        "definitions": _definitions(data),
+        "previews": _previews(data.previews),
+        "recipes": _table(tables.recipes(data)),
+        "gains": [_gain(g) for g in gains(data)],
+        "noise": _noise(data),
+        "losses": _table(lost),
+        "health": _outline(data.health),
+        "environment": _outline(data.environment),
+        "command": data.command,
+        "config_text": data.config_text,
+        "events": [{k: str(v) for k, v in e.items()} for e in data.events[-MAX_EVENTS:]],
+        "charts": _charts(data, verdict),
+    }
+    plain: dict[str, Any] = visible(to_json(view))
+    return plain
+
+
+def visible(value: Any) -> Any:
+    """Replace control, bidirectional and other unprintable characters of all strings by their escapes."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in value)
+    if isinstance(value, Mapping):
+        return {visible(k): visible(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [visible(v) for v in value]
+    return value
+
+
+# --- head ------------------------------------------------------------------------------------------------------------
+def _summary(data: ReportData) -> list[tuple[str, str]]:
+    model = data.config.get("model") or next((r.candidate.model for r in data.records), "")
+    system = data.environment
+    facts = [
+        ("Model", str(model)),
+        ("Data", str(data.config.get("data", ""))),
+        ("Device", str(data.config.get("device", "") or "")),
+        ("Processor", str(system.get("cpu_model") or system.get("cpu") or "")),
+        ("Started", data.when),
+        ("Took", tables.duration(data.seconds) if data.seconds else ""),
+        ("Evaluations", str(len(data.records))),
+    ]
+    return [(k, v) for k, v in facts if v]
+
+
+def _verdict(data: ReportData, verdict: Verdict) -> dict[str, Any]:
+    base, record = data.record(data.baseline), verdict.record
+    badge = {
+        "met": "Budget met",
+        "missed": "Budget not met",
+        "unlimited": "No budget set",
+        "empty": "No verified artifact",
+    }[verdict.kind]
+    shown: dict[str, Any] = {"kind": verdict.kind, "badge": badge, "limits": [], "tiles": [], "id": ""}
+    if record is None:
+        n_lost = sum(r.status in ("dropped", "failed") for r in data.records)
+        tried = f"{len(data.records)} candidates were tried, {n_lost} dropped or failed" if data.records else ""
+        sentence = f"{tried}; the reasons are listed under Search." if tried else "Nothing has been evaluated yet."
+        return {**shown, "headline": "The front is empty", "sentence": sentence}
+    role = "Nearest miss" if verdict.kind == "missed" else "Chosen"
+    pick = f" ({data.pick(record)})" if data.pick(record) else ""
+    return {
+        **shown,
+        "id": record.id,
+        "headline": _headline(record, base),
+        "sentence": f"{role}: {record.candidate.label}{pick}",
+        "limits": [_limit(c) for c in verdict.checks],
+        "tiles": _tiles(record, base if base is not record else None),
+    }
+
+
+def _headline(record: Record, base: Record | None) -> str:
+    if base is None or base is record:
+        return f"{tables.percent(_value(shown_metrics(record)))} % at {tables.milliseconds(latency_ms(record))} ms"
+    said = [_faster(record, base), _smaller(record, base), _closer(record, base)]
+    return ", ".join(s for s in said if s) or record.candidate.label
+
+
+def _faster(record: Record, base: Record) -> str:
+    ms, before = latency_ms(record), latency_ms(base)
+    if not ms or not before:
+        return ""
+    if abs(ms / before - 1) <= _noise_of(record):
+        return "as fast as float"
+    return f"{before / ms:.1f}× faster" if ms < before else f"{ms / before:.1f}× slower"
+
+
+def _smaller(record: Record, base: Record) -> str:
+    if record.artifact is None or base.artifact is None:
+        return ""
+    times = base.artifact.size_bytes / max(1, record.artifact.size_bytes)
+    if 0.95 < times < 1.05:
+        return "same size"
+    return f"{times:.1f}× smaller" if times > 1 else f"{1 / times:.1f}× larger"
+
+
+def _closer(record: Record, base: Record) -> str:
+    value, before, _ = _pair(record, base)
+    if value is None or before is None:
+        return ""
+    change = value - before
+    if abs(change) < 5e-5:
+        return "same score as float"
+    return f"{abs(100 * change):.2f} points {'above' if change > 0 else 'below'} float"
+
+
+def _pair(record: Record, base: Record | None) -> tuple[float | None, float | None, str]:
+    """Scores of two records on one part, and its name: never a test score beside a val score."""
+    if base is not None and record.test is not None and base.test is not None:
+        return _value(record.test), _value(base.test), "test"
+    if base is None and record.test is not None:
+        return _value(record.test), None, "test"
+    return _value(record.val or record.test), _value(base.val if base else None), "val" if record.val else "test"
+
+
+def _value(metrics: Metrics | None) -> float | None:
+    return None if metrics is None else metrics.values.get(metrics.score)
+
+
+def _noise_of(record: Record) -> float:
+    return (record.latency.noise_floor or 0.0) if record.latency else 0.0
+
+
+def _limit(check: Check) -> dict[str, Any]:
+    if check.name == "score":
+        value, limit, word = f"{tables.percent(check.value)} %", f"{tables.percent(check.limit)} %", "at least"
+    elif check.name == "size":
+        value, limit, word = tables.size(check.value), tables.size(check.limit), "at most"
+    else:
+        value, limit, word = (
+            f"{tables.milliseconds(check.value)} ms",
+            f"{tables.milliseconds(check.limit)} ms",
+            "at most",
+        )
+    if check.met:
+        missed = ""
+    elif check.name == "score" and check.value is not None:
+        missed = f"{100 * (check.limit - check.value):.2f} points short"
+    else:
+        missed = "not measured" if math.isinf(check.excess) else f"{100 * check.excess:.0f} % over"
+    name = {"score": "val score", "size": "size", "latency": "latency"}[check.name]
+    return {"name": name, "text": f"{value}, {word} {limit}", "met": check.met, "missed": missed}
+
+
+def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
+    value, before, part = _pair(record, base)
+    metrics = record.test if part == "test" else record.val
+    metric = metrics.score if metrics is not None else "score"
+    band = tables.interval(metrics)
+    images = f"{metrics.n} images" if metrics is not None and metrics.n else ""
+    latency, agreement = record.latency, record.agreement
+    where = f"{latency.device}, {latency.threads} thread{'s' * (latency.threads > 1)}" if latency else ""
+    p90 = f"p90 {tables.milliseconds(latency.p90)} ms" if latency and latency.p90 is not None else ""
+    return [
+        {
+            "name": f"{metric}, {part}",
+            "value": f"{tables.percent(value)} %",
+            "before": f"{tables.percent(before)} %" if before is not None else "",
+            "detail": _join(f"95 %: {band}" if band else "", images),
+        },
+        {
+            "name": "Latency, p50",
+            "value": f"{tables.milliseconds(latency_ms(record))} ms",
+            "before": f"{tables.milliseconds(latency_ms(base))} ms" if base and base.latency else "",
+            "detail": _join(p90, where),
+        },
+        {
+            "name": "File size",
+            "value": tables.size(record.artifact.size_bytes if record.artifact else None),
+            "before": tables.size(base.artifact.size_bytes) if base and base.artifact else "",
+            "detail": _join(record.candidate.runtime, record.candidate.recipe),
+        },
+        {
+            "name": "RAM for activations",
+            "value": tables.size(record.peak_bytes),
+            "before": tables.size(base.peak_bytes) if base and base.peak_bytes else "",
+            "detail": "peak of live tensors",
+        },
+        {"name": "Verified", "before": "", **_verified(agreement)},
+    ]
+
+
+def _verified(agreement: Agreement | None) -> dict[str, str]:
+    if agreement is None or not agreement.verified:
+        return {"value": "no", "detail": "" if agreement is None else f"differs first at {agreement.first_difference}"}
+    n = agreement.max_code_difference
+    return {
+        "value": "exact" if n == 0 else f"± {n} code{'s' * (n > 1)}",
+        "detail": _join(f"{agreement.n_images} images", agreement.runtime, agreement.when[:16].replace("T", " ")),
+    }
+
+
+def _join(*texts: str) -> str:
+    return " · ".join(t for t in texts if t)
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+def commands(data: ReportData, record: Record) -> list[tuple[str, str]]:
+    """What to do with an artifact: title and a command to copy, quoted for a POSIX shell."""
+    path = data.file(record)
+    if path is None:
+        return []
+    text = path.as_posix()
+    file = shlex.quote(text if not text.startswith("-") else f"./{text}")
+    return [
+        ("Run it on an image", f"bitfront predict {file} IMAGE"),
+        ("Verify it", f"bitfront verify {file}"),
+        ("Time it here", f"bitfront benchmark {file}"),
+    ]
+
+
+def _card(data: ReportData, record: Record) -> dict[str, Any]:
+    return {
+        "label": record.candidate.label,
+        "status": record.status,
+        "pick": data.pick(record),
+        "reason": record.reason[:500],
+        "facts": [(k, v) for k, v in _facts(record) if v and v != tables.NONE],
+        "notes": [note[:500] for note in record.notes[:10]],
+        "commands": commands(data, record) if record.status == "front" else [],
+    }
+
+
+def _facts(r: Record) -> Iterable[tuple[str, str]]:
+    for name, metrics in (("val", r.val), ("test", r.test)):
+        if metrics is not None:
+            band = tables.interval(metrics)
+            yield f"{metrics.score}, {name}", f"{tables.percent(_value(metrics))} %" + (f" ({band})" if band else "")
+    if r.latency is not None:
+        p90 = f", p90 {tables.milliseconds(r.latency.p90)} ms" if r.latency.p90 is not None else ""
+        yield "Latency", f"{tables.milliseconds(r.latency.value)} ms{p90}"
+        yield "Time to float", tables.ratio(r.latency)
+    if r.artifact is not None:
+        yield "Size", tables.size(r.artifact.size_bytes)
+    yield "Parameters", tables.count(r.parameters)
+    yield "MACs", tables.count(r.macs)
+    yield "RAM, activations", tables.size(r.peak_bytes)
+    if r.agreement is not None:
+        yield "Verified", tables.verified(r).text
+        same = f"{100 * r.agreement.readout_agreement:.3f} % of pixels"
+        yield "Same answer as reference", f"{same}, {r.agreement.n_images} images"
+        yield "Checked on", r.agreement.cpu
+    yield "Trained for", tables.duration(r.train_seconds) if r.train_seconds else ""
+    yield "Model", r.candidate.model
+    yield "Knobs", ", ".join(f"{k} {v}" for k, v in r.candidate.knobs.items())
+    if r.artifact is not None:
+        yield "SHA-256", r.artifact.sha256
+    yield "Id", r.id
+
+
+def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
+    kept = set(tables.candidates(data, MAX_CANDIDATES).ids)
+    planes = {axis: asdict(plane(data, axis)) for axis in AXES}
+    for each in planes.values():
+        each["points"] = [p for p in each["points"] if p["id"] in kept]
+    chosen = "" if verdict.record is None else verdict.record.id
+    timed = [r for r in data.records if r.id in (data.baseline, chosen)]
+    return {
+        "planes": planes,
+        "cards": {r.id: _card(data, r) for r in data.records if r.id in kept},
+        "selected": chosen,
+        "baseline": data.baseline,
+        "progress": progress(data),
+        "curves": [asdict(c) for c in data.curves],
+        "histograms": [asdict(h) for h in histograms(timed)],
+    }
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+def _table(table: tables.Table) -> dict[str, Any]:
+    return {
+        "columns": [asdict(c) for c in table.columns],
+        "rows": [[asdict(c) for c in row] for row in table.rows],
+        "ids": list(table.ids),
+    }
+
+
+def _optional(table: tables.Table | None) -> dict[str, Any] | None:
+    return None if table is None else _table(table)
+
+
+def _definitions(data: ReportData) -> list[tuple[str, str]]:
+    metrics = next((m for r in data.records if (m := shown_metrics(r)) is not None), None)
+    return [] if metrics is None else list(metrics.definitions.items())
+
+
+def _gain(gain: Gain) -> dict[str, Any]:
+    n, low, high = len(gain.ratios), gain.ratios[0], gain.ratios[-1]
+    spread = f"{low:.2f}×" if n == 1 or f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}× to {high:.2f}×"
+    where = "the one configuration" if n == 1 else f"{gain.n_faster} of {n} configurations"
+    text = f"faster than float32 in {where}; time {spread} that of float32."
+    if gain.n_faster == 0:
+        text = f"brings no speed here: time {spread} that of float32 in {n} configuration{'s' * (n > 1)}."
+    return {"recipe": gain.recipe, "text": text, "notes": gain.notes, "gain": gain.n_faster > 0}
+
+
+def _noise(data: ReportData) -> str:
+    floors = [r.latency.noise_floor for r in data.records if r.latency and r.latency.noise_floor is not None]
+    if not floors:
+        return ""
+    return (
+        f"The same file timed against itself differed by up to {100 * max(floors):.1f} % (A/A control); "
+        "smaller differences are reported as the same."
+    )
+
+
+def _previews(previews: Iterable[Preview]) -> list[dict[str, Any]]:
+    shown, total = [], 0
+    for preview in previews:
+        pictures = [(name, _jpeg(preview.panels[name])) for name in PANELS if name in preview.panels]
+        panels = [(name, picture) for name, picture in pictures if picture]
+        total += sum(len(picture) for _, picture in panels)
+        if total > MAX_PREVIEW_BYTES:
+            break
+        sources = [{"name": n, "src": f"data:image/jpeg;base64,{base64.b64encode(p).decode()}"} for n, p in panels]
+        shown.append({"sample": preview.sample, "note": preview.note, "panels": sources})
+    return shown
+
+
+def _jpeg(data: bytes, side: int = 384) -> bytes:
+    """Decode, shrink and encode again, so that only pixels reach the page; empty when it is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return b""
+    small.thumbnail((side, side))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=82, optimize=True)
+    return out.getvalue()
+
+
+def _outline(value: Any, depth: int = 0) -> list[dict[str, Any]]:
+    """Plain data as a nested list of ``{key, text, children}`` for the template."""
+    pairs: Iterable[tuple[str, Any]]
+    if isinstance(value, Mapping):
+        pairs = ((str(k).replace("_", " "), v) for k, v in value.items())
+    else:
+        pairs = (("", v) for v in value)
+    found = []
+    for key, item in list(pairs)[:100]:
+        if depth < 4 and _is_nested(item):
+            found.append({"key": key, "text": "", "children": _outline(item, depth + 1)})
+        else:
+            found.append({"key": key, "text": _text(item), "children": []})
+    return found
+
+
+def _is_nested(item: Any) -> bool:
+    if isinstance(item, Mapping):
+        return bool(item)
+    return isinstance(item, (list, tuple)) and any(isinstance(i, (Mapping, list, tuple)) for i in item)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ({}, [], (), ""):
+        return tables.NONE
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(v) for v in value[:200])
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:2000]
