@@ -116,9 +116,9 @@ def _torch() -> dict[str, Any]:
 
 def _system() -> Mapping[str, Any]:
     try:
-        from bitfront.measure import timing
+        from bitfront.measure.system import system
 
-        return dict(timing.system())
+        return system()
     except (BitfrontError, OSError, ImportError) as error:
         return {"missing": one_line(str(error))}
 

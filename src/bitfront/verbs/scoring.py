@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from bitfront import batches
-from bitfront.contracts import IGNORE, DataInfo, Metrics, OutputContract, Part, Prediction, Sample, Session, Task
+from bitfront.contracts import (
+    IGNORE,
+    DataInfo,
+    Metrics,
+    OutputContract,
+    Part,
+    Prediction,
+    Runtime,
+    Sample,
+    Session,
+    Task,
+)
 from bitfront.decode import EXTENSIONS, read_image, read_mask
 from bitfront.errors import DataError, UsageError
 from bitfront.images import jpeg, png
@@ -19,7 +30,7 @@ from bitfront.sources import Source
 from bitfront.store import atomic_write
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session
 
-__all__ = ["Evaluation", "Pictures", "evaluate", "predict", "score_session"]
+__all__ = ["Evaluation", "Pictures", "evaluate", "predict", "score_file", "score_session"]
 
 BATCH_SIZE = 4
 
@@ -141,6 +152,24 @@ def score_session(
         if progress:
             progress("evaluate", done, len(samples))
     return meter.result()
+
+
+def score_file(
+    runtime: Runtime,
+    path: Path,
+    opened: Opened,
+    samples: Part,
+    *,
+    score: str = "",
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Score an artifact's file in its runtime. Raises as :func:`score_session`."""
+    session = runtime.open(path, threads)
+    try:
+        return score_session(session, opened, samples, score=score, progress=progress)
+    finally:
+        session.close()
 
 
 def _read(task: Task, outputs: Any, output: OutputContract, samples: list[Sample]) -> list[Prediction]:

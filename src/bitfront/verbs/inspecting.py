@@ -1,0 +1,106 @@
+"""inspect: what a model costs, before anything is trained or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitfront.errors import DataError
+from bitfront.graph import count, passes
+from bitfront.graph.ir import Graph
+from bitfront.sources import Source
+from bitfront.verbs.opening import open_both
+
+__all__ = ["Inspection", "inspect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A model's parameters, operations and memory at one resolution and batch 1."""
+
+    name: str
+    kind: str
+    """``catalogue``, ``checkpoint``, ``onnx`` or ``factory``."""
+    parameters: int
+    """What the model's home framework counts; see :mod:`bitfront.graph.count`."""
+    trainable_parameters: int
+    macs: int | None
+    """Multiply-accumulates as the usual summary tools count them; ``None`` when the graph cannot be captured."""
+    conv_macs: int | None
+    """Products of convolutions and dense layers alone."""
+    activation_bytes: int | None
+    """All outputs of all operations, float32."""
+    peak_bytes: int | None
+    """Most activation bytes alive at once after BatchNorm and activations are folded, float32."""
+    resolution: tuple[int, int]
+    channels: int
+    classes: int
+    """Output channels."""
+    options: Mapping[str, Any]
+    knobs: Mapping[str, tuple[Any, ...]]
+    """What a search may vary."""
+    operators: Mapping[str, int]
+    """Operator -> how many of them."""
+    notes: tuple[str, ...] = ()
+
+
+def inspect(
+    model: str,
+    *,
+    data: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    reader: str = "",
+    task: str = "",
+) -> Inspection:
+    """Count a model at its resolution (or ``settings["resolution"]``).
+
+    ``data`` gives the classes where the model does not. Raises UsageError, DataError.
+    """
+    opened = open_both(
+        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
+        weights=Path(weights) if weights else None,
+    )  # fmt: skip
+    source = opened.source
+    notes = list(source.notes)
+    graph: Graph | None = None
+    try:
+        graph = source.graph()
+    except DataError as error:
+        if source.kind == "onnx":
+            raise
+        notes.append(f"{error}: nothing but parameters can be counted")
+    counts = count.count(graph) if graph else None
+    parameters, trainable = _parameters(source)
+    operators: dict[str, int] = {}
+    for node in graph.nodes if graph else ():
+        operators[node.op] = operators.get(node.op, 0) + 1
+    found = parameters if parameters is not None else counts.parameters if counts else 0
+    return Inspection(
+        name=source.name,
+        kind=source.kind,
+        parameters=found,
+        trainable_parameters=found if trainable is None else trainable,
+        macs=counts.macs if counts else None,
+        conv_macs=counts.conv_macs if counts else None,
+        activation_bytes=counts.activation_bytes if counts else None,
+        peak_bytes=count.count(passes.prepare(graph)).peak_bytes if graph else None,
+        resolution=(source.input.height, source.input.width),
+        channels=source.input.channels,
+        classes=graph.tensors[graph.outputs[0]].shape[1] if graph else len(source.output.classes),
+        options=source.options,
+        knobs=source.knobs,
+        operators=dict(sorted(operators.items())),
+        notes=tuple(notes),
+    )
+
+
+def _parameters(source: Source) -> tuple[int | None, int | None]:
+    """Return all and the trainable parameters of a torch network; ``None`` for files."""
+    if source.kind == "onnx":
+        return None, None
+    all_of_them = list(source.build().parameters())
+    return sum(p.numel() for p in all_of_them), sum(p.numel() for p in all_of_them if p.requires_grad)

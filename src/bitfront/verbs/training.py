@@ -1,0 +1,158 @@
+"""train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitfront.contracts import Metrics
+from bitfront.errors import DataError, UsageError
+from bitfront.record import to_json
+from bitfront.store import atomic_write
+from bitfront.verbs.opening import TorchSession, open_both
+from bitfront.verbs.scoring import score_session
+
+if TYPE_CHECKING:
+    from bitfront.train.options import Epoch, TrainOptions
+
+__all__ = ["TrainPlan", "TrainResult", "plan_training", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A training's checkpoint and scores."""
+
+    path: Path
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    metrics: Metrics
+    """Of the best epoch's weights, on the validation part."""
+    part: str
+    seconds: float
+    stopped: str
+    """``completed``, ``patience``, ``time`` or a reason."""
+    resolution: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """What :func:`train` would do."""
+
+    resolution: tuple[int, int]
+    n_train: int
+    n_val: int
+    epochs: int
+    steps: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+
+def train(
+    model: str,
+    data: str,
+    out: Path | str,
+    *,
+    options: TrainOptions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    reader: str = "",
+    task: str = "",
+    seed: int = 0,
+    on_epoch: Callable[[Epoch], str | None] | None = None,
+) -> TrainResult:
+    """Train a model on the train part, keep the epoch that is best on the val part, write it as a checkpoint.
+
+    Running the same command again after an interruption goes on where it stopped: the state lies in ``OUT.training``.
+    Raises UsageError, DataError, SpaceError.
+    """
+    import torch
+
+    from bitfront.train.loop import TrainOptions
+    from bitfront.train.loop import train as run
+
+    place = _out(out)
+    opened = open_both(
+        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
+        weights=Path(weights) if weights else None,
+    )  # fmt: skip
+    dataset, source = opened.dataset, opened.source
+    assert dataset is not None
+    train_name, val_name = _parts(dataset.parts(), opened.info.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = source.build()
+    header = {"model": source.name, "options": to_json(source.options)}
+    folder = place.with_name(f"{place.name}.training")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = run(
+        module,
+        opened.task,
+        opened.info,
+        dataset.part(train_name),
+        dataset.part(val_name),
+        source.input,
+        options or TrainOptions(),
+        folder,
+        seed,
+        on_epoch,
+        header=header,
+    )
+    atomic_write(place, done.weights.read_bytes())
+    metrics = score_session(TorchSession(module), opened, dataset.part(val_name))
+    size = (source.input.height, source.input.width)
+    return TrainResult(
+        place, done.epochs, done.best_epoch, metrics, val_name, done.seconds, done.stopped, size, source.notes
+    )
+
+
+def plan_training(
+    model: str,
+    data: str,
+    *,
+    options: TrainOptions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    reader: str = "",
+    task: str = "",
+) -> TrainPlan:
+    """Return what :func:`train` would do, doing nothing. Raises UsageError, DataError."""
+    from bitfront.train.loop import TrainOptions
+
+    chosen = options or TrainOptions()
+    opened = open_both(
+        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
+        weights=Path(weights) if weights else None,
+    )  # fmt: skip
+    assert opened.dataset is not None
+    n_train, n_val = (len(opened.dataset.part(p)) for p in _parts(opened.dataset.parts(), opened.info.name))
+    source = opened.source
+    return TrainPlan(
+        resolution=(source.input.height, source.input.width),
+        n_train=n_train,
+        n_val=n_val,
+        epochs=chosen.epochs,
+        steps=chosen.epochs * max(1, n_train // chosen.batch_size),
+        parameters=sum(p.numel() for p in source.build().parameters()),
+        notes=source.notes,
+    )
+
+
+def _out(out: Path | str) -> Path:
+    place = Path(out)
+    if place.suffix != ".safetensors":
+        raise UsageError(f"--out: '{place}' does not end in .safetensors", hint="for example --out model.safetensors")
+    return place
+
+
+def _parts(there: tuple[str, ...], name: str) -> tuple[str, str]:
+    """Return the parts to train and to validate on. Raises DataError."""
+    if "train" not in there:
+        raise DataError(f"'{name}' has no train part", hint=f"it has {', '.join(there) or 'nothing'}")
+    if "val" not in there:
+        raise DataError(f"'{name}' has no val part to choose the best epoch by", hint="set some images aside as val")
+    return "train", "val"
