@@ -103,19 +103,23 @@ class Measurement:
     """A measured number with its unit, spread and circumstances."""
 
     value: float
-    """Median."""
+    """Median; of thread CPU time where the engine computes in the caller's thread, else of wall time."""
     unit: str
     p90: float | None = None
     iqr: float | None = None
     n: int = 0
     cpu: float | None = None
-    """Median of thread CPU time, same unit."""
+    """Median of thread CPU time, same unit; ``None`` where the engine computes in other threads."""
+    wall: float | None = None
+    """Median of wall time, same unit."""
     ratio: float | None = None
     """Median of paired ratios against the baseline of the same run; below 1 is better."""
     noise_floor: float | None = None
     """Error of the A/A control: differences of a ratio from 1 below this mean nothing."""
     threads: int = 1
     device: str = "host"
+    note: str = ""
+    """What a reader must know, such as a busy machine; empty when all is well."""
     samples: tuple[float, ...] = ()
     """A few dozen samples for the histogram."""
 
