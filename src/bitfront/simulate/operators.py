@@ -135,33 +135,47 @@ def coordinates(n_in: int, n_out: int, mode: str) -> NDArray[np.float32]:
 
 
 def _resize(node: Node, x: Array) -> Array:
+    if node["mode"] == "linear":
+        return x if tuple(x.shape[2:]) == tuple(node["size"]) else _interpolate(node, x)
     for axis in (2, 3):
         n_in, n_out = x.shape[axis], node["size"][axis - 2]
         if n_in == n_out:
             continue
         position = coordinates(n_in, n_out, node["coordinates"])
-        if node["mode"] == "nearest":
-            steps = np.ceil(position - np.float32(0.5)) if node["rounding"] == "round_prefer_floor" else position
-            x = x.take(np.clip(np.floor(steps), 0, n_in - 1).astype(np.intp), axis)
-        else:
-            x = _interpolate(x, axis, position)
+        steps = np.ceil(position - np.float32(0.5)) if node["rounding"] == "round_prefer_floor" else position
+        x = x.take(np.clip(np.floor(steps), 0, n_in - 1).astype(np.intp), axis)
     return x
 
 
-def _interpolate(x: Array, axis: int, position: NDArray[np.float32]) -> Array:
-    """Two-tap linear interpolation along one axis: first tap times its weight, plus second tap times its weight."""
-    last = x.shape[axis] - 1
-    position = np.clip(position, 0, last)
+def _interpolate(node: Node, x: Array) -> Array:
+    """Bilinear interpolation: four taps, each times the product of its two weights, summed in row order."""
+    (y1, y2, upper, lower), (x1, x2, left, right) = (
+        _taps(n_in, n_out, node["coordinates"]) for n_in, n_out in zip(x.shape[2:], node["size"], strict=True)
+    )
+    top, bottom = x.take(y1, 2), x.take(y2, 2)
+    out = top.take(x1, 3)
+    out *= upper[:, None] * left
+    for rows, columns, weight in (
+        (top, x2, upper[:, None] * right),
+        (bottom, x1, lower[:, None] * left),
+        (bottom, x2, lower[:, None] * right),
+    ):
+        tap = rows.take(columns, 3)
+        tap *= weight
+        out += tap
+    return out
+
+
+def _taps(n_in: int, n_out: int, mode: str) -> tuple[Array, Array, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the two source indices of every output pixel along one axis, and their weights."""
+    last = n_in - 1
+    position = np.clip(coordinates(n_in, n_out, mode), 0, last)
     first = np.floor(position).astype(np.intp)
     second = np.minimum(first + 1, last)
-    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-    upper = (position - first.astype(np.float32)).reshape(shape)
-    out = x.take(first, axis)
-    out *= np.float32(1) - upper
-    other = x.take(second, axis)
-    other *= upper
-    out += other
-    return out
+    weights = [np.abs(position - other.astype(np.float32)) for other in (second, first)]
+    for weight in weights:
+        weight[first == second] = 0.5
+    return first, second, weights[0], weights[1]
 
 
 def _sigmoid(x: Array) -> Array:

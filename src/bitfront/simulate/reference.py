@@ -13,7 +13,8 @@ with all scales float32, rint half to even, and lo, hi the codes of the fused cl
 point formats (Qmn) the product by the power of two is exact for any accumulator. Padding is the zero point.
 
 ``max_pool``, ``slice``, ``reshape``, ``transpose``, ``argmax``, ``concat``, ``pad`` and nearest ``resize`` move codes
-when all their formats are equal. Everything else decodes to float32, computes as :mod:`bitfront.simulate.operators`
+when all their formats are equal. ``add``, ``mul`` and ``average_pool`` between 8-bit formats follow
+:mod:`bitfront.simulate.fused`. Everything else decodes to float32, computes as :mod:`bitfront.simulate.operators`
 says, and encodes; so do ``conv`` and ``dense`` when one of the three formats is missing.
 """
 
@@ -29,9 +30,10 @@ from bitfront.errors import DataError
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.formats import Affine, Format, Qmn, integer
 from bitfront.quant.plan import Plan
+from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
 
-__all__ = ["bias_codes", "run", "values"]
+__all__ = ["bias_codes", "run", "step", "values"]
 
 Array = NDArray[Any]
 MOVING = ("max_pool", "slice", "reshape", "transpose", "argmax", "concat", "resize", "identity", "pad")
@@ -65,6 +67,15 @@ def run(
             hint="resize the images, or capture the network at their size",
         )
     return _Run(graph, plan or Plan("float32"), keep).execute(np.asarray(images, np.float32))
+
+
+def step(graph: Graph, plan: Plan | None, node: Node, held: Mapping[str, Array]) -> Array:
+    """Return what one node makes of inputs that are held as :func:`run` returns them: to find who differs."""
+    state = _Run(graph, plan or Plan("float32"), ())
+    state.codes = dict(held)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        state.node(node)
+    return state.codes[node.output]
 
 
 def values(graph: Graph, plan: Plan | None, name: str, codes: Array) -> NDArray[np.float32]:
@@ -142,6 +153,13 @@ class _Run:
         if self.moves(node):
             self.codes[node.output] = self.move(node)
             return
+        if node.op in FUSED and not any(i in self.graph.constants for i in node.inputs):
+            forms = [integer(self.format(i)) for i in (*node.inputs, node.output)]
+            known = [f for f in forms if f is not None and f.bits <= 8]
+            if len(known) == len(forms):
+                fused = FUSED[node.op](node, [self.codes[i] for i in node.inputs], known)
+                self.codes[node.output] = fused.astype(np.int32)
+                return
         self.store(node.output, OPERATORS[node.op](node, *(self.value(i) for i in node.inputs)))
 
     def store(self, name: str, value: Array) -> None:
