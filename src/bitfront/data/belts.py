@@ -39,21 +39,29 @@ def _worn(image: Image.Image, rng: np.random.Generator, grain: float, streaks: f
 
 def _plates(rng: np.random.Generator) -> Image.Image:
     """Rows of tapered plates in dark slots, every second row shifted: a modular plastic belt."""
-    level = rng.uniform(120, 170)
+    level = rng.uniform(130, 175)
     image, draw = _canvas(level)
-    step_x, step_y = int(rng.integers(18, 36)), int(rng.integers(30, 56))
-    line = max(2, step_x // 9)
+    step_x, step_y = int(rng.integers(22, 40)), int(rng.integers(34, 60))
+    slot = max(3, step_x // 6)
     for row, y in enumerate(range(-step_y, TEXTURE[0] + step_y, step_y)):
+        draw.rectangle((0, y - step_y * 0.16, TEXTURE[1], y - 2), fill=int(level * 0.92))
+        draw.line([(0, y - 2), (TEXTURE[1], y - 2)], fill=int(level * 1.12), width=1)
         for x in range(-step_x, TEXTURE[1] + step_x, step_x):
-            left = x + (row % 2) * step_x // 2
-            taper = step_x // 8
-            plate = [
-                (left, y), (left + step_x * 0.68, y),
-                (left + step_x * 0.68 - taper, y + step_y * 0.78), (left + taper, y + step_y * 0.78),
+            left, bottom = x + (row % 2) * step_x // 2, y + step_y * 0.76
+            outer = [
+                (left, y),
+                (left + step_x * 0.7, y),
+                (left + step_x * 0.58, bottom),
+                (left + step_x * 0.12, bottom),
+            ]
+            draw.polygon(outer, fill=int(level * 0.22))
+            inner = [
+                (left + slot, y), (left + step_x * 0.7 - slot, y),
+                (left + step_x * 0.58 - slot * 0.7, bottom - slot * 0.8),
+                (left + step_x * 0.12 + slot * 0.7, bottom - slot * 0.8),
             ]  # fmt: skip
-            draw.line([plate[1], plate[2], plate[3], plate[0]], fill=int(level * 0.25), width=line)
-            draw.polygon([(px + 1, py + 1) for px, py in plate], fill=int(level + 8))
-        draw.line([(0, y - step_y * 0.1), (TEXTURE[1], y - step_y * 0.1)], fill=int(level * 0.9), width=2)
+            draw.polygon(inner, fill=int(level * rng.uniform(0.98, 1.06)))
+            draw.line([inner[0], inner[3]], fill=int(level * 1.2), width=1)
     return _worn(image, rng, 3, 2)
 
 

@@ -26,6 +26,9 @@ VERSION = 1
 """Raise when the drawing changes: it is part of the content id."""
 
 PARTS = ("train", "val", "test")
+NOISE = (1.0, 2.0, 3.0, 4.5)
+"""Standard deviations of the sensor noise, grey levels."""
+
 MIN_PIXELS = 12
 """A package that shows fewer pixels gets no box."""
 
@@ -112,7 +115,8 @@ class Conveyor:
     def _stage(self) -> Stage:
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, len(PARTS)]))
         noise = rng.standard_normal((self.size[0] + 64, self.size[1] + 64, 3)).astype(np.float32)
-        return Stage(belt_textures(15, rng), noise)
+        sheets = np.stack([np.rint(noise * sigma).clip(-60, 60).astype(np.int8) for sigma in NOISE])
+        return Stage(belt_textures(15, rng), sheets)
 
     def _check(self, name: str) -> None:
         if name not in PARTS:

@@ -79,8 +79,8 @@ class Stage:
     """What all pictures of a dataset share: belt textures and a sheet of sensor noise."""
 
     belts: Sequence[Image.Image]
-    noise: NDArray[np.float32]
-    """Standard normal, ``(h + 64, w + 64, 3)``."""
+    noise: NDArray[np.int8]
+    """Grey levels, ``(n, h + 64, w + 64, 3)``: sheets of different strength."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +103,7 @@ def draw_scene(size: tuple[int, int], stage: Stage, rng: np.random.Generator) ->
         pitch=math.radians(rng.uniform(24, 48) if side else rng.uniform(76, 90)),
         distance=rng.uniform(2.6, 4.5),
         roll=math.radians(rng.uniform(-5, 5)),
-        zoom=rng.uniform(0.8, 1.15),
+        zoom=rng.uniform(1.0, 1.45),
     )
     matrix = camera.matrix()
     light = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.5, 0.7), 1.0])
@@ -226,15 +226,19 @@ def _expose(canvas: Image.Image, stage: Stage, rng: np.random.Generator) -> NDAr
     field_ += rng.uniform(-0.1, 0.3) * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) * 1.5)
     field_ *= rng.uniform(0.72, 1.15) * (1 - 0.08 * (x**2 + y**2))
     light = Image.fromarray(field_.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(canvas.filter(_LENS), np.float32) * np.asarray(light)[..., None]
+    # Fixed point in 16 bits: a light of 1 is 128, noise is in grey levels.
+    levels = np.asarray(light.point(lambda v: v * 128)).astype(np.uint16)
+    pixels = np.multiply(np.asarray(canvas.filter(_LENS)), levels[..., None], dtype=np.uint16)
+    pixels >>= 7
+    signed = pixels.view(np.int16)
     top, left = rng.integers(0, 64, 2)
-    pixels += stage.noise[top : top + height, left : left + width] * np.float32(rng.uniform(1.0, 5.0))
-    np.clip(pixels, 0, 255, out=pixels)
+    signed += stage.noise[rng.integers(len(stage.noise)), top : top + height, left : left + width]
+    np.clip(signed, 0, 255, out=signed)
     image: NDArray[np.uint8] = pixels.astype(np.uint8)
     return image
 
 
-_LENS = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 8, 2, 1, 2, 1))
+_LENS = ImageFilter.BoxBlur(0.45)
 
 
 # --- arrangement -----------------------------------------------------------------------------------------------------
@@ -313,7 +317,8 @@ def _carton(centre: Points, eye: Points, light: Points, rng: np.random.Generator
 def _on_face(corner: Points, u: Points, v: Points, box: Sequence[float]) -> Points:
     """The rectangle ``box`` (left, bottom, right, top in shares) of a face, ``(4, 3)``."""
     left, bottom, right, top = box
-    return np.array([corner + u * a + v * b for a, b in ((left, bottom), (right, bottom), (right, top), (left, top))])
+    points: Points = np.array([[left, bottom], [right, bottom], [right, top], [left, top]]) @ np.array([u, v]) + corner
+    return points
 
 
 Marks = list[tuple[list[float], Color]]
@@ -403,15 +408,17 @@ def _tube(centre: Points, eye: Points, light: Points, rng: np.random.Generator) 
     rings = [(-0.5 * length, -0.45 * length, cap), (-0.45 * length, label[0], color), (label[0], label[1], ink),
              (label[1], 0.45 * length, color), (0.45 * length, 0.5 * length, cap)]  # fmt: skip
     middle = np.array([centre[0], centre[1], radius])
-    for i in range(24):
-        mid = (angle[i] + angle[i + 1]) / 2
-        normal = _place(np.array([0, math.cos(mid), math.sin(mid)]), np.zeros(2), turn)
-        if normal @ (eye - middle - normal * radius) <= 0:
-            continue
-        shade = 0.4 + 0.65 * max(0.0, float(normal @ light)) + 0.25 * max(0.0, float(normal @ light)) ** 12
-        for low, high, paint in rings:
-            quad = np.array([[low, *circle[i]], [high, *circle[i]], [high, *circle[i + 1]], [low, *circle[i + 1]]])
-            solid.add(_place(quad, centre, turn), _shade(paint, shade))
+    quads = np.array([[[[low, *circle[i]], [high, *circle[i]], [high, *circle[i + 1]], [low, *circle[i + 1]]]
+                       for low, high, _ in rings] for i in range(24)])  # fmt: skip
+    quads = _place(quads, centre, turn)
+    mid = (angle[:-1] + angle[1:]) / 2
+    normals = _place(np.column_stack([np.zeros(24), np.cos(mid), np.sin(mid)]), np.zeros(2), turn)
+    seen = ((eye - middle - normals * radius) * normals).sum(1) > 0
+    lit = np.maximum(normals @ light, 0)
+    for i in np.flatnonzero(seen):
+        shade = float(0.4 + 0.65 * lit[i] + 0.25 * lit[i] ** 12)
+        for quad, (_, _, paint) in zip(quads[i], rings, strict=True):
+            solid.add(quad, _shade(paint, shade))
     for end in (-1, 1):
         normal = _place(np.array([end, 0.0, 0.0]), np.zeros(2), turn)
         if normal @ (eye - middle - normal * length / 2) > 0:
