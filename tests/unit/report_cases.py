@@ -114,8 +114,11 @@ def report_data(rng: np.random.Generator, path: Path = Path("runs/packages"), **
     measured = [r for r in records if r.status == "dominated"]
     best = [r for r in measured if not any(_beats(o, r) for o in measured)]
     best = sorted(best, key=lambda r: r.latency.value if r.latency else 0.0)
-    keep = {r.id for r in best[:: max(1, len(best) // 6)]}
-    records = [replace(r, status="front", test=metrics(rng, r.val.value - 0.004, 120)) if r.id in keep and r.val else r for r in records]
+    keep = {r.id for r in best}
+    records = [
+        replace(r, status="front", test=metrics(rng, r.val.value - 0.004, 120)) if r.id in keep and r.val else r
+        for r in records
+    ]
     base = replace(records[0], test=metrics(rng, 0.931, 120))
     records[0] = base
     members = [r for r in records if r.status == "front"]
@@ -133,7 +136,7 @@ def report_data(rng: np.random.Generator, path: Path = Path("runs/packages"), **
         "curves": curves(rng),
         "previews": tuple(preview(rng, f"val/top_{n:04d}.png") for n in range(3)),
         "health": {
-            "parts": {"train": {"images": 412, "bad": 1}, "val": {"images": 60, "bad": 0}, "test": {"images": 120, "bad": 0}},
+            "parts": {part: {"images": n, "bad": 0} for part, n in (("train", 412), ("val", 60), ("test", 120))},
             "sizes": "480x640 to 1080x1920",
             "bad_files": [{"path": "train/side_0031.jpg", "reason": "truncated: 1,204 of 81,920 bytes"}],
             "warnings": ["class 'pallet' has no pixel in val"],
@@ -153,22 +156,27 @@ def report_data(rng: np.random.Generator, path: Path = Path("runs/packages"), **
 
 
 def _judged(r: Record) -> Record:
-    recipe, n = r.candidate.recipe, r.sequence
-    if recipe == "dynamic":
-        return replace(r, status="dropped", reason="slower than float32 on this device",
-                       notes=("its quantizers run on every call and convolutions fall back to unfused kernels",))  # fmt: skip
-    if recipe == "int8_portable" and n % 4 == 0:
-        return replace(r, status="failed", reason="verification: first difference at ppm.conv3", val=None, latency=None, artifact=None, agreement=None)  # fmt: skip
-    if recipe == "int8_portable":
+    if r.candidate.recipe == "dynamic":
+        note = "its quantizers run on every call and its convolutions are not fused"
+        return replace(r, status="dropped", reason="slower than float32 on this device", notes=(note,))
+    if r.candidate.recipe != "int8_portable":
+        return r
+    if r.sequence % 4:
         return replace(r, status="dropped", reason="loses 1.1 points against float")
-    return r
+    reason = "verification: first difference at ppm.conv3"
+    return replace(r, status="failed", reason=reason, val=None, latency=None, artifact=None, agreement=None)
 
 
 def _beats(a: Record, b: Record) -> bool:
-    assert a.val and b.val and a.latency and b.latency and a.artifact and b.artifact
-    mine = (-a.val.value, a.latency.value, a.artifact.size_bytes)
-    other = (-b.val.value, b.latency.value, b.artifact.size_bytes)
+    mine, other = _costs(a), _costs(b)
     return a is not b and all(x <= y for x, y in zip(mine, other, strict=True))
+
+
+def _costs(r: Record) -> tuple[float, float, int]:
+    assert r.val is not None
+    assert r.latency is not None
+    assert r.artifact is not None
+    return -r.val.value, r.latency.value, r.artifact.size_bytes
 
 
 def curves(rng: np.random.Generator) -> tuple[Curve, ...]:

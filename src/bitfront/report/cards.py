@@ -110,10 +110,8 @@ def _scores(r: Record) -> list[str]:
             continue
         band = f", 95 % interval {tables.interval(metrics)}" if metrics.interval else ""
         of = f" on {metrics.n} images" if metrics.n else ""
-        lines += [
-            f"{part}{of}: **{_text(metrics.score)} {tables.percent(metrics.values.get(metrics.score))} %**{band}",
-            "",
-        ]
+        name, value = _text(tables.metric_name(metrics.score)), tables.percent(metrics.values.get(metrics.score))
+        lines += [f"{part}{of}: **{name} {value} %**{band}", ""]
         lines += ["| score | % | how it is computed |", "|---|--:|---|"]
         lines += [_score_row(metrics, name) for name in metrics.values]
         lines += ["", *_classes(metrics)]
@@ -121,7 +119,8 @@ def _scores(r: Record) -> list[str]:
 
 
 def _score_row(metrics: Metrics, name: str) -> str:
-    return f"| {_text(name)} | {tables.percent(metrics.values[name])} | {_text(metrics.definitions.get(name, ''))} |"
+    definition = _text(metrics.definitions.get(name, ""))
+    return f"| {_text(tables.metric_name(name))} | {tables.percent(metrics.values[name])} | {definition} |"
 
 
 def _classes(metrics: Metrics) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from bitfront.record import Record, to_json
 from bitfront.report.data import ReportData, latency_ms, score_of
 from bitfront.report.series import AXES, cost, hypervolume, plane, x_range, y_range
-from bitfront.report.tables import Cell, Column, Table, kilobytes, milliseconds, number, percent
+from bitfront.report.tables import Cell, Column, Table, kilobytes, metric_name, milliseconds, number, percent, plain
 
 __all__ = ["best_within", "budgets", "compare", "comparison_view"]
 
@@ -96,7 +96,7 @@ def _best_table(runs: Sequence[ReportData], axis: str) -> Table:
         scores = [None if r is None else score_of(r) for r in found]
         cells = [_best_cell(percent(s), s, scores) for s in scores]
         rows.append((Cell(f"≤ {number(limit)} {AXES[axis].unit}", limit), *cells))
-    return Table((Column("Budget", numeric=True), *(Column(f"{r.name}, %", numeric=True) for r in runs)), tuple(rows))
+    return Table((Column("Budget"), *(Column(f"{r.name}, %", numeric=True) for r in runs)), tuple(rows))
 
 
 def comparison_view(runs: Sequence[ReportData]) -> dict[str, Any]:
@@ -111,19 +111,12 @@ def comparison_view(runs: Sequence[ReportData]) -> dict[str, Any]:
         "sentence": "Hypervolume of score against latency: "
         + ", ".join(f"{run.name} {percent(v)} %" for run, v in zip(runs, volumes, strict=True)),
         "warnings": _warnings(runs),
-        "runs": _plain(table),
-        "best": [
-            {"title": f"Best score within a {AXES[axis].title.lower()}", "table": _plain(_best_table(runs, axis))}
-            for axis in AXES
-        ],
+        "runs": plain(table),
+        "best": [{"title": AXES[axis].title, "table": plain(_best_table(runs, axis))} for axis in AXES],
         "charts": {"fronts": {axis: _fronts(runs, axis) for axis in AXES}},
     }
-    plain: dict[str, Any] = to_json(view)
-    return plain
-
-
-def _plain(table: Table) -> dict[str, Any]:
-    return asdict(table)
+    data: dict[str, Any] = to_json(view)
+    return data
 
 
 def _warnings(runs: Sequence[ReportData]) -> list[str]:
@@ -142,7 +135,7 @@ def _fronts(runs: Sequence[ReportData], axis: str) -> dict[str, Any]:
     members = [[p for p in each.points if p.rank] for each in planes]
     joined = [p for points in members for p in points]
     return {
-        "metric": planes[0].metric,
+        "metric": metric_name(planes[0].metric),
         "title": AXES[axis].title,
         "unit": AXES[axis].unit,
         **_ranges(joined),

@@ -12,6 +12,7 @@
   const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
   const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
   const short = (value) => Number(value.toPrecision(3)).toString();
+  const tickText = (value) => Number(value.toPrecision(6)).toString();
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
   // --- axes
@@ -53,15 +54,15 @@
       const x = scale(current.x, [box.left, box.right], current.log);
       const y = scale(current.y, [box.bottom, box.top], false);
       const root = s("svg", { viewBox: `0 0 ${w} ${hgt}`, role: "group", "aria-label": current.label });
-      const nx = Math.max(2, Math.floor(w / 90)), ny = Math.max(2, Math.floor(hgt / 60));
+      const nx = Math.max(2, Math.floor(w / 70)), ny = Math.max(2, Math.floor(hgt / 48));
       for (const t of linearTicks(...current.y, ny)) {
         root.append(s("line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) }));
-        root.append(s("text", { x: box.left - 8, y: y(t) + 4, "text-anchor": "end" }, short(t)));
+        root.append(s("text", { x: box.left - 8, y: y(t) + 4, "text-anchor": "end" }, tickText(t)));
       }
       for (const t of current.log ? logTicks(...current.x, nx) : linearTicks(...current.x, nx)) {
         if (current.whole && !Number.isInteger(t)) continue;
         root.append(s("line", { class: "grid", x1: x(t), x2: x(t), y1: box.bottom, y2: box.bottom + 4 }));
-        root.append(s("text", { x: x(t), y: box.bottom + 18, "text-anchor": "middle" }, short(t)));
+        root.append(s("text", { x: x(t), y: box.bottom + 18, "text-anchor": "middle" }, tickText(t)));
       }
       root.append(s("text", { x: 0, y: 10 }, current.yTitle));
       root.append(s("text", { x: box.right, y: hgt - 4, "text-anchor": "end" }, current.xTitle));
@@ -75,8 +76,8 @@
   const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join("L");
   const cut = (text, n) => (text.length > n ? text.slice(0, n - 1) + "…" : text);
 
-  function legend(host, names, kind) {
-    if (!host || names.length < 2 && kind === "line") return;
+  function legend(host, names) {
+    if (names.length < 2) return;
     host.after(h("ul", { class: "legend" }, ...names.map((name, n) => h("li", {}, h("i", { class: `key line s${n % 6}` }), cut(name, 60)))));
   }
 
@@ -129,7 +130,7 @@
     });
     g.append(s("circle", { class: "hit", r: 12 }));
     if (lost) g.append(s("path", { d: "M-4-4L4 4M-4 4L4-4" }));
-    else g.append(s("circle", { r }));
+    else g.append(s("circle", { class: "body", r }));
     if (p.baseline) g.append(s("circle", { class: "ring", r: r + 4 }));
     g.append(s("circle", { class: "halo", r: r + 1.5 }));
     if (p.rank) g.append(s("text", { y: 4 }, String(p.rank)));
@@ -203,8 +204,8 @@
       h("p", { class: "state" }, ...state),
       h("dl", {}, ...facts),
       ...c.notes.map((note) => h("p", { class: "note" }, note)),
-      ...c.commands.map(([title, command]) => h("div", { class: "command", "aria-label": title, role: "group" },
-        h("code", { tabindex: "0" }, command), h("button", { type: "button", class: "copy", "aria-label": `Copy: ${title}` }, "Copy"))),
+      ...c.commands.map(([title, command]) => h("div", { class: "command" },
+        h("code", {}, command), h("button", { type: "button", class: "copy", "aria-label": `Copy: ${title}` }, "Copy"))),
     );
   }
   if (card && !data.cards[selected]) card.append(h("p", { class: "state" }, "Choose a candidate in the plot or in the table."));
@@ -237,7 +238,7 @@
         });
       },
     }));
-    if (series.length <= 12) legend(host, series.map((c) => c.name), "line");
+    if (series.length <= 12) legend(host, series.map((c) => c.name));
   };
   const known = (curve, key, factor) => curve.epochs.map((e, n) => [e, curve[key][n]]).filter((p) => Number.isFinite(p[1])).map(([e, v]) => [e, v * factor]);
   const byId = (id) => document.getElementById(id);
@@ -248,24 +249,20 @@
     lines(byId("curves"), named("score", 100), { label: "Validation score", yTitle: "score, %", xTitle: "epoch" });
     lines(byId("loss"), named("loss", 1), { label: "Training loss", yTitle: "loss", xTitle: "epoch" });
   }
-  const bins = byId("histogram");
-  if (bins) {
-    const all = data.histograms, edges = all[0].edges;
-    const top = Math.max(...all.flatMap((c) => c.counts));
-    chart(bins, () => ({
-      label: "Latency samples", yTitle: "samples", xTitle: "latency, ms", x: [edges[0], edges[edges.length - 1]], y: [0, top * 1.05],
+  [...document.querySelectorAll(".histogram")].forEach((host, n) => {
+    const { edges, counts, label, id } = data.histograms[n];
+    chart(host, () => ({
+      label: `Latency samples of ${label}`, yTitle: "samples", xTitle: "latency, ms",
+      x: [edges[0], edges[edges.length - 1]], y: [0, Math.max(...counts) * 1.08],
       draw(root, x, y, box) {
-        all.forEach((c, n) => {
-          const g = s("g", { class: `bars s${n % 6}` });
-          c.counts.forEach((k, i) => {
-            if (k) g.append(s("rect", { x: x(edges[i]), y: y(k), width: Math.max(1, x(edges[i + 1]) - x(edges[i]) - 1), height: box.bottom - y(k) }));
-          });
-          root.append(g);
+        const bars = s("g", { class: `bars${id === data.baseline ? " quiet" : ""}` });
+        counts.forEach((k, i) => {
+          if (k) bars.append(s("rect", { x: x(edges[i]), y: y(k), width: Math.max(1, x(edges[i + 1]) - x(edges[i]) - 1), height: box.bottom - y(k) }));
         });
+        root.append(bars);
       },
     }));
-    legend(bins, all.map((c) => c.label), "bar");
-  }
+  });
 
   // --- comparison of runs
   const fronts = byId("fronts-chart");
@@ -291,7 +288,7 @@
       },
     };
   });
-  if (fronts) legend(fronts, data.fronts.latency.runs.map((r) => r.name), "line");
+  if (fronts) legend(fronts, data.fronts.latency.runs.map((r) => r.name));
 
   // --- switches, sorting, copying
   for (const input of document.querySelectorAll('input[name="axis"]')) input.addEventListener("change", () => {
@@ -314,14 +311,15 @@
         const up = head.getAttribute("aria-sort") !== "ascending";
         for (const other of heads) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const numeric = head.classList.contains("num"), sign = up ? 1 : -1;
+        const sign = up ? 1 : -1, rows = [...table.tBodies[0].rows];
+        const numeric = head.classList.contains("num") || rows.some((row) => row.cells[column].dataset.value !== undefined);
         const key = (row) => (numeric ? (row.cells[column].dataset.value === undefined ? null : Number(row.cells[column].dataset.value)) : row.cells[column].textContent.trim());
-        const rows = [...table.tBodies[0].rows].map((row) => [key(row), row]);
-        rows.sort(([a], [b]) => {
+        const keyed = rows.map((row) => [key(row), row]);
+        keyed.sort(([a], [b]) => {
           if (a === null || b === null) return (a === null) - (b === null);  // what was not measured stays last
           return sign * (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
         });
-        table.tBodies[0].append(...rows.map(([, row]) => row));
+        table.tBodies[0].append(...keyed.map(([, row]) => row));
       });
     });
   }
@@ -344,8 +342,9 @@
     const button = event.target.closest ? event.target.closest(".copy") : null;
     if (!button) return;
     const done = await copy(button.parentElement.querySelector("code").textContent);
-    button.textContent = done ? "Copied" : "Select and copy";
-    setTimeout(() => { button.textContent = "Copy"; }, 1600);
+    button.dataset.text = button.dataset.text || button.textContent;
+    button.textContent = done ? "Copied" : "Not copied";
+    setTimeout(() => { button.textContent = button.dataset.text; }, 1600);
   });
   window.addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
 })();

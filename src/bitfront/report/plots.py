@@ -15,6 +15,7 @@ from bitfront.contracts import Metrics
 from bitfront.errors import one_line
 from bitfront.report.data import PANELS, ReportData, shown_metrics
 from bitfront.report.series import AXES, Plane, judge, plane
+from bitfront.report.tables import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +102,7 @@ def _draw_plane(ax: Axes, p: Plane) -> None:
     ax.set_xlim(*p.x_range)
     ax.set_ylim(*p.y_range)
     ax.set_xlabel(f"{p.axis.title}, {p.axis.unit}", color=MUTED, fontsize=9)
-    ax.set_ylabel(f"{_short(p.metric, 40)}, % (val)", color=MUTED, fontsize=9, parse_math=False)
+    ax.set_ylabel(f"{_short(metric_name(p.metric), 40)}, % (val)", color=MUTED, fontsize=9, parse_math=False)
     _draw_window(ax, p)
     x, y = (np.clip([q[k] for q in p.line], *r) for k, r in enumerate((p.x_range, p.y_range)))
     if len(x):
@@ -150,6 +151,8 @@ def _label_front(figure: Figure, ax: Axes, p: Plane) -> None:
         ax.text(0, 0, f"{q.rank}  {_short(q.label, 34)}", fontsize=7, color=INK, parse_math=False, transform=None)
         for q in members
     ]
+    for text, q in zip(texts, members, strict=True):
+        text.set_fontweight("bold" if q.chosen else "normal")
     sizes = [(e.width, e.height) for e in (t.get_window_extent(renderer) for t in texts)]
     corners = np.array([p.x_range, p.y_range]).T
 
@@ -161,12 +164,11 @@ def _label_front(figure: Figure, ax: Axes, p: Plane) -> None:
     area = ax.get_window_extent(renderer)
     bounds = (area.x0, area.y0, area.x1, area.y1)
     spots = place_labels(at([(q.x, q.y) for q in members]), sizes, obstacles, bounds)
-    for text, q, spot in zip(texts, members, spots, strict=True):
+    for text, spot in zip(texts, spots, strict=True):
         if spot is None:
             text.remove()  # the page has all of them
         else:
             text.set_position(spot)
-            text.set_fontweight("bold" if q.chosen else "normal")
 
 
 def place_labels(

@@ -22,7 +22,7 @@ __all__ = [
     "checks",
     "cost",
     "gains",
-    "histograms",
+    "histogram",
     "hypervolume",
     "judge",
     "plane",
@@ -185,7 +185,7 @@ def reasons(records: Iterable[Record]) -> tuple[tuple[str, str, int], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts of latency samples of one candidate; all histograms of a report share their edges."""
+    """Counts of latency samples of one candidate."""
 
     id: str
     label: str
@@ -194,27 +194,21 @@ class Histogram:
     counts: tuple[int, ...]
 
 
-def histograms(records: Iterable[Record], n_bins: int = 32) -> tuple[Histogram, ...]:
-    """Bin the latency samples of some records between the common minimum and the common 98th percentile.
+def histogram(record: Record, n_bins: int = 24) -> Histogram | None:
+    """Bin the latency samples of a record between their minimum and their 98th percentile; ``None`` below five.
 
     What lies beyond falls into the last bin, so that one hiccup of the machine does not flatten the rest.
     """
-    kept = [r for r in records if r.latency is not None and len(r.latency.samples) >= 5]
-    samples = sorted(s for r in kept if r.latency for s in r.latency.samples if math.isfinite(s))
-    if not samples:
-        return ()
-    low, high = samples[0], samples[min(len(samples) - 1, math.ceil(0.98 * len(samples)))]
+    samples = sorted(s for s in (record.latency.samples if record.latency else ()) if math.isfinite(s))
+    if len(samples) < 5:
+        return None
+    low, high = samples[0], samples[math.ceil(0.98 * (len(samples) - 1))]
     width = (high - low) / n_bins or max(abs(low), 1e-3) / n_bins
+    counts = [0] * n_bins
+    for sample in samples:
+        counts[min(n_bins - 1, int((sample - low) / width))] += 1
     edges = tuple(low + n * width for n in range(n_bins + 1))
-    found = []
-    for record in kept:
-        assert record.latency is not None
-        counts = [0] * n_bins
-        for sample in record.latency.samples:
-            if math.isfinite(sample):
-                counts[max(0, min(n_bins - 1, int((sample - low) / width)))] += 1
-        found.append(Histogram(record.id, record.candidate.label, edges, tuple(counts)))
-    return tuple(found)
+    return Histogram(record.id, record.candidate.label, edges, tuple(counts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from bitfront.contracts import Metrics
+from bitfront.errors import one_line
 from bitfront.record import Measurement, Record
 from bitfront.report.data import ReportData, latency_ms, score_of, shown_metrics
 from bitfront.report.series import reasons
 
 if TYPE_CHECKING:
     import rich.table
+    import rich.text
 
 __all__ = [
     "Cell",
@@ -27,9 +29,11 @@ __all__ = [
     "interval",
     "kilobytes",
     "losses",
+    "metric_name",
     "milliseconds",
     "number",
     "percent",
+    "plain",
     "points",
     "ratio",
     "recipes",
@@ -57,7 +61,9 @@ class Cell:
     value: float | None = None
     tone: str = ""
     bar: float | None = None
-    """Length of a bar behind the number, in [0, 1]."""
+    """Length of a bar beside the number, in [0, 1]."""
+    note: str = ""
+    """A second, quieter line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,11 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     ids: tuple[str, ...] = ()
+
+
+def plain(table: Table) -> dict[str, Any]:
+    """A table as lists and mappings, for the page."""
+    return asdict(table)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -106,6 +117,12 @@ def points(value: float | None) -> str:
         return NONE
     text = f"{100 * value:+.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def metric_name(name: str) -> str:
+    """A score's name for people: ``miou_image`` -> ``mIoU per image``."""
+    text = name.replace("_image", " per image").replace("_", " ")
+    return text.replace("miou", "mIoU").replace("iou", "IoU") if "iou" in text.lower() else text
 
 
 def interval(metrics: Metrics | None) -> str:
@@ -158,16 +175,13 @@ def front(data: ReportData) -> Table:
     members = data.front
     base = data.record(data.baseline)
     has_test = any(r.test is not None for r in members)
-    metric = next((m.score for r in members if (m := shown_metrics(r))), "score")
+    metric = metric_name(next((m.score for r in members if (m := shown_metrics(r))), "score"))
     columns = [
         Column("#", numeric=True),
-        Column("Pick"),
         Column("Configuration"),
         Column(f"{'test' if has_test else 'val'} {metric}, %", numeric=True),
-        Column("95 % interval"),
         *([Column(f"val {metric}, %", numeric=True)] if has_test else []),
-        Column("p50, ms", numeric=True),
-        Column("p90, ms", numeric=True),
+        Column("latency, ms", numeric=True),
         Column("time to float", numeric=True),
         Column("size, kB", numeric=True),
         Column("RAM, kB", numeric=True),
@@ -181,15 +195,13 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
     shown = r.test if has_test else r.val
     value = None if shown is None else shown.value
     p90 = None if r.latency is None else r.latency.p90
+    roles = (data.pick(r), "float baseline" if base is not None and r.id == base.id else "")
     return (
         Cell(str(n), n),
-        Cell(data.pick(r) + (" (baseline)" if base is not None and r.id == base.id else "")),
-        Cell(r.candidate.label),
-        Cell(percent(value), value),
-        Cell(interval(shown) or NONE),
+        Cell(r.candidate.label, note=", ".join(role for role in roles if role)),
+        Cell(percent(value), value, note=interval(shown)),
         *([Cell(percent(score_of(r)), score_of(r))] if has_test else []),
-        Cell(milliseconds(latency_ms(r)), latency_ms(r)),
-        Cell(milliseconds(p90), p90),
+        Cell(milliseconds(latency_ms(r)), latency_ms(r), note=f"p90 {milliseconds(p90)}" if p90 is not None else ""),
         _ratio_cell(r),
         Cell(kilobytes(_bytes(r)), _bytes(r)),
         Cell(kilobytes(r.peak_bytes), r.peak_bytes),
@@ -258,7 +270,7 @@ def classes(data: ReportData, limit: int = 8) -> Table | None:
     """
     base = data.record(data.baseline)
     shown = [r for r in data.front if r.id != data.baseline][:limit]
-    columns = [("float", base), *((f"{_rank(data, r)} {r.candidate.label}", r) for r in shown)]
+    columns = [("float", base), *((f"#{_rank(data, r)} {r.candidate.label}", r) for r in shown)]
     scored = [(title, _per_class(r, data)) for title, r in columns if r is not None]
     scored = [(title, values) for title, values in scored if values]
     if not scored:
@@ -342,12 +354,17 @@ def rich_table(table: Table, title: str = "") -> rich.table.Table:
     import rich.table
     from rich.text import Text
 
-    from bitfront.errors import one_line
-
     colours = {"good": "green", "bad": "yellow", "": ""}
     out = rich.table.Table(title=Text(one_line(title)) if title else None, box=None, header_style="bold")
     for column in table.columns:
         out.add_column(Text(one_line(column.title)), justify="right" if column.numeric else "left")
     for row in table.rows:
-        out.add_row(*(Text(one_line(cell.text), style=colours[cell.tone]) for cell in row))
+        out.add_row(*(_rich_cell(cell, colours) for cell in row))
     return out
+
+
+def _rich_cell(cell: Cell, colours: Mapping[str, str]) -> rich.text.Text:
+    from rich.text import Text
+
+    text = Text(one_line(cell.text), style=colours[cell.tone])
+    return text.append(f"  {one_line(cell.note)}", style="dim") if cell.note else text

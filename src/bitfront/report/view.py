@@ -14,13 +14,14 @@ from bitfront.contracts import Metrics
 from bitfront.record import Agreement, Record, to_json
 from bitfront.report import tables
 from bitfront.report.data import PANELS, Preview, ReportData, latency_ms, shown_metrics
+from bitfront.report.outline import outline
 from bitfront.report.series import (
     AXES,
     Check,
     Gain,
     Verdict,
     gains,
-    histograms,
+    histogram,
     judge,
     plane,
     progress,
@@ -44,18 +45,18 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "name": data.name,
         "summary": _summary(data),
         "verdict": _verdict(data, verdict),
-        "front": {**_table(front), "commands": [commands(data, r)[0] for r in data.front]},
-        "all": _table(tables.candidates(data, MAX_CANDIDATES)),
+        "front": {**tables.plain(front), "commands": [commands(data, r)[0] for r in data.front]},
+        "all": tables.plain(tables.candidates(data, MAX_CANDIDATES)),
         "n_left_out": max(0, len(data.records) - MAX_CANDIDATES),
         "classes": _optional(tables.classes(data)),
         "definitions": _definitions(data),
         "previews": _previews(data.previews),
-        "recipes": _table(tables.recipes(data)),
+        "recipes": tables.plain(tables.recipes(data)),
         "gains": [_gain(g) for g in gains(data)],
         "noise": _noise(data),
-        "losses": _table(lost),
-        "health": _outline(data.health),
-        "environment": _outline(data.environment),
+        "losses": tables.plain(lost),
+        "health": outline(data.health),
+        "environment": outline(data.environment),
         "command": data.command,
         "config_text": data.config_text,
         "events": [{k: str(v) for k, v in e.items()} for e in data.events[-MAX_EVENTS:]],
@@ -85,7 +86,7 @@ def _summary(data: ReportData) -> list[tuple[str, str]]:
         ("Data", str(data.config.get("data", ""))),
         ("Device", str(data.config.get("device", "") or "")),
         ("Processor", str(system.get("cpu_model") or system.get("cpu") or "")),
-        ("Started", data.when),
+        ("Started", _time(data.when)),
         ("Took", tables.duration(data.seconds) if data.seconds else ""),
         ("Evaluations", str(len(data.records))),
     ]
@@ -172,15 +173,11 @@ def _noise_of(record: Record) -> float:
 
 def _limit(check: Check) -> dict[str, Any]:
     if check.name == "score":
-        value, limit, word = f"{tables.percent(check.value)} %", f"{tables.percent(check.limit)} %", "at least"
+        text = f"{tables.percent(check.value)} %, at least {tables.percent(check.limit)} %"
     elif check.name == "size":
-        value, limit, word = tables.size(check.value), tables.size(check.limit), "at most"
+        text = f"{tables.size(check.value)} of {tables.size(check.limit)}"
     else:
-        value, limit, word = (
-            f"{tables.milliseconds(check.value)} ms",
-            f"{tables.milliseconds(check.limit)} ms",
-            "at most",
-        )
+        text = f"{tables.milliseconds(check.value)} ms of {check.limit:g} ms"
     if check.met:
         missed = ""
     elif check.name == "score" and check.value is not None:
@@ -188,13 +185,13 @@ def _limit(check: Check) -> dict[str, Any]:
     else:
         missed = "not measured" if math.isinf(check.excess) else f"{100 * check.excess:.0f} % over"
     name = {"score": "val score", "size": "size", "latency": "latency"}[check.name]
-    return {"name": name, "text": f"{value}, {word} {limit}", "met": check.met, "missed": missed}
+    return {"name": name, "text": text, "met": check.met, "missed": missed}
 
 
 def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
     value, before, part = _pair(record, base)
     metrics = record.test if part == "test" else record.val
-    metric = metrics.score if metrics is not None else "score"
+    metric = tables.metric_name(metrics.score if metrics is not None else "score")
     band = tables.interval(metrics)
     images = f"{metrics.n} images" if metrics is not None and metrics.n else ""
     latency, agreement = record.latency, record.agreement
@@ -235,8 +232,13 @@ def _verified(agreement: Agreement | None) -> dict[str, str]:
     n = agreement.max_code_difference
     return {
         "value": "exact" if n == 0 else f"± {n} code{'s' * (n > 1)}",
-        "detail": _join(f"{agreement.n_images} images", agreement.runtime, agreement.when[:16].replace("T", " ")),
+        "detail": _join(f"{agreement.n_images} images", agreement.runtime, _time(agreement.when)),
     }
+
+
+def _time(text: str) -> str:
+    """An ISO 8601 time to the minute."""
+    return text[:16].replace("T", " ") + (" UTC" if text.endswith(("+00:00", "Z")) else text[19:])
 
 
 def _join(*texts: str) -> str:
@@ -274,7 +276,10 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
     for name, metrics in (("val", r.val), ("test", r.test)):
         if metrics is not None:
             band = tables.interval(metrics)
-            yield f"{metrics.score}, {name}", f"{tables.percent(_value(metrics))} %" + (f" ({band})" if band else "")
+            yield (
+                f"{tables.metric_name(metrics.score)}, {name}",
+                f"{tables.percent(_value(metrics))} %" + (f" ({band})" if band else ""),
+            )
     if r.latency is not None:
         p90 = f", p90 {tables.milliseconds(r.latency.p90)} ms" if r.latency.p90 is not None else ""
         yield "Latency", f"{tables.milliseconds(r.latency.value)} ms{p90}"
@@ -290,7 +295,6 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
         yield "Same answer as reference", f"{same}, {r.agreement.n_images} images"
         yield "Checked on", r.agreement.cpu
     yield "Trained for", tables.duration(r.train_seconds) if r.train_seconds else ""
-    yield "Model", r.candidate.model
     yield "Knobs", ", ".join(f"{k} {v}" for k, v in r.candidate.knobs.items())
     if r.artifact is not None:
         yield "SHA-256", r.artifact.sha256
@@ -301,6 +305,7 @@ def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
     kept = set(tables.candidates(data, MAX_CANDIDATES).ids)
     planes = {axis: asdict(plane(data, axis)) for axis in AXES}
     for each in planes.values():
+        each["metric"] = tables.metric_name(each["metric"])
         each["points"] = [p for p in each["points"] if p["id"] in kept]
     chosen = "" if verdict.record is None else verdict.record.id
     timed = [r for r in data.records if r.id in (data.baseline, chosen)]
@@ -311,35 +316,28 @@ def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
         "baseline": data.baseline,
         "progress": progress(data),
         "curves": [asdict(c) for c in data.curves],
-        "histograms": [asdict(h) for h in histograms(timed)],
+        "histograms": [asdict(h) for r in timed if (h := histogram(r)) is not None],
     }
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
-def _table(table: tables.Table) -> dict[str, Any]:
-    return {
-        "columns": [asdict(c) for c in table.columns],
-        "rows": [[asdict(c) for c in row] for row in table.rows],
-        "ids": list(table.ids),
-    }
-
-
 def _optional(table: tables.Table | None) -> dict[str, Any] | None:
-    return None if table is None else _table(table)
+    return None if table is None else tables.plain(table)
 
 
 def _definitions(data: ReportData) -> list[tuple[str, str]]:
     metrics = next((m for r in data.records if (m := shown_metrics(r)) is not None), None)
-    return [] if metrics is None else list(metrics.definitions.items())
+    return [] if metrics is None else [(tables.metric_name(k), text) for k, text in metrics.definitions.items()]
 
 
 def _gain(gain: Gain) -> dict[str, Any]:
     n, low, high = len(gain.ratios), gain.ratios[0], gain.ratios[-1]
-    spread = f"{low:.2f}×" if n == 1 or f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}× to {high:.2f}×"
-    where = "the one configuration" if n == 1 else f"{gain.n_faster} of {n} configurations"
-    text = f"faster than float32 in {where}; time {spread} that of float32."
+    spread = f"{low:.2f}×" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}× to {high:.2f}×"
+    places = f"{n} configuration{'s' * (n > 1)}"
     if gain.n_faster == 0:
-        text = f"brings no speed here: time {spread} that of float32 in {n} configuration{'s' * (n > 1)}."
+        text = f"brings no speed here: {spread} the time of float32 in {places}."
+    else:
+        text = f"is faster than float32 in {gain.n_faster} of {places}: {spread} its time."
     return {"recipe": gain.recipe, "text": text, "notes": gain.notes, "gain": gain.n_faster > 0}
 
 
@@ -379,35 +377,3 @@ def _jpeg(data: bytes, side: int = 384) -> bytes:
     out = io.BytesIO()
     small.save(out, "JPEG", quality=82, optimize=True)
     return out.getvalue()
-
-
-def _outline(value: Any, depth: int = 0) -> list[dict[str, Any]]:
-    """Plain data as a nested list of ``{key, text, children}`` for the template."""
-    pairs: Iterable[tuple[str, Any]]
-    if isinstance(value, Mapping):
-        pairs = ((str(k).replace("_", " "), v) for k, v in value.items())
-    else:
-        pairs = (("", v) for v in value)
-    found = []
-    for key, item in list(pairs)[:100]:
-        if depth < 4 and _is_nested(item):
-            found.append({"key": key, "text": "", "children": _outline(item, depth + 1)})
-        else:
-            found.append({"key": key, "text": _text(item), "children": []})
-    return found
-
-
-def _is_nested(item: Any) -> bool:
-    if isinstance(item, Mapping):
-        return bool(item)
-    return isinstance(item, (list, tuple)) and any(isinstance(i, (Mapping, list, tuple)) for i in item)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value in ({}, [], (), ""):
-        return tables.NONE
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(v) for v in value[:200])
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:2000]
