@@ -20,7 +20,7 @@ says, and encodes; so do ``conv`` and ``dense`` when one of the three formats is
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
