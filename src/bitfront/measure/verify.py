@@ -1,0 +1,248 @@
+"""Verify an artifact: what its runtime computes on real images against the reference.
+
+Three questions, each with a number: how far is the output from the reference's (in codes), how often is the final
+answer the same, and which layer is the first that does not compute what the reference computes *from the same inputs*.
+The third is asked layer by layer wherever the runtime can show its inner tensors: an output may agree by luck, or differ
+only because one tie far above was rounded the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfront.contracts import InputContract, OutputContract, Runtime
+from bitfront.errors import DataError, VerificationError
+from bitfront.graph.ir import Graph, Node
+from bitfront.measure.system import cpu
+from bitfront.quant.formats import Float16, integer
+from bitfront.quant.plan import Plan
+from bitfront.record import Agreement, digest_file
+from bitfront.simulate import reference
+
+__all__ = ["answer", "compare", "verify_file"]
+
+N_TRACED = 2
+"""Images on which every layer is compared."""
+FLOAT_STEP = {"float32": 1e-4, "float16": 1e-2, "dynamic": 2e-2}
+"""One "code" of an output without integer format, as a fraction of its range: what another order of sums may change; a
+dynamic scale depends on such sums, and with it which way a tie is rounded."""
+HALF_ULP, SINGLE = 2.0**-9, 1e-4
+"""How far a layer in half or single precision may be off, as a fraction of its largest value."""
+_EXACT = ("conv", "dense")
+_LINEAR = ("resize", "identity", "reshape", "transpose", "slice", "average_pool", "pad")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What the output's differences are counted in: ``size`` times the range where ``relative``."""
+
+    size: float
+    words: str
+    relative: bool = False
+
+
+def compare(  # noqa: PLR0917
+    runtime: Runtime,
+    path: Path,
+    graph: Graph,
+    plan: Plan,
+    contract: InputContract,
+    output: OutputContract,
+    images: NDArray[np.float32] | Iterable[NDArray[np.float32]],
+    float_graph: Graph | None = None,
+) -> Agreement:
+    """Run the file at ``path`` and the reference on the same images and say how far they agree.
+
+    Args:
+        runtime: what opens the file; its ``tolerance_codes`` decides.
+        path: the exported file.
+        graph: what was exported.
+        plan: the formats it was exported with.
+        contract: how the file is fed: the size of the images.
+        output: how its output is read.
+        images: float32 ``(b, c, h, w)`` or batches of them, preprocessed as ``contract`` says.
+        float_graph: the network before a float recipe rewrote it, to be the reference of plans without formats.
+
+    Returns:
+        The agreement. ``verified``: no traced layer differs, and no output by more than the tolerance.
+
+    Raises:
+        DataError: no images, images of another size, or a file that the runtime refuses.
+    """
+    if not plan.formats and float_graph is not None:
+        graph = float_graph
+    unit = _unit(graph, plan)
+    counts = _Counts()
+    first: str | None = None
+    session = runtime.open(path)
+    try:
+        trace = getattr(session, "trace", None)
+        for n, image in enumerate(_single(images, contract)):
+            wanted = reference.values(graph, plan, graph.outputs[0], _run(graph, plan, image))
+            counts.add(wanted, session.run(image), unit, output)
+            if n < N_TRACED and trace is not None and first is None:
+                first = first_difference(graph, plan, image, trace(image), runtime.tolerance_codes)
+    finally:
+        session.close()
+    if not counts.images:
+        raise DataError("there are no images to verify on", hint="give at least one image")
+    model, flags = cpu()
+    return Agreement(
+        verified=first is None and counts.largest <= runtime.tolerance_codes,
+        max_code_difference=counts.largest,
+        unit=unit.words,
+        differing_fraction=counts.differing / counts.values,
+        readout_agreement=counts.same / counts.answers,
+        tolerance=runtime.tolerance_codes,
+        first_difference=first,
+        n_images=counts.images,
+        runtime=f"{runtime.name} {runtime.version()}",
+        cpu=" ".join([model, *flags]),
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        reference=f"bitfront reference, plan {plan.id[:12]}" + _depth(trace is not None, counts.images),
+    )
+
+
+def _depth(traced: bool, n_images: int) -> str:
+    return f"; every layer on {min(n_images, N_TRACED)} images" if traced else "; outputs only"
+
+
+def verify_file(path: Path, sha256: str) -> None:
+    """Check that a file still is what was measured. Raises VerificationError when it is gone or has changed."""
+    try:
+        found = digest_file(path)
+    except OSError as error:
+        raise VerificationError(f"cannot read '{path}': {error.strerror}", hint="export it again") from error
+    if found != sha256.lower():
+        raise VerificationError(
+            f"'{path}' has changed: sha256 {found[:12]}..., recorded {sha256[:12]}...",
+            hint="restore the file or export it again; its numbers are those of the recorded one",
+        )
+
+
+def answer(values: Array, output: OutputContract) -> Array:
+    """Return the final answer of a raw output ``(b, ...)``: class indices, as the contract reads them."""
+    if output.readout == "labels":
+        return values.astype(np.int64)
+    if output.readout == "threshold":
+        return (values > output.threshold).astype(np.int64)
+    answers: Array = np.argmax(values, axis=1 if output.layout == "nchw" else -1)
+    return answers
+
+
+# --- the output ------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Counts:
+    """What adds up over the images."""
+
+    images: int = 0
+    largest: int = 0
+    differing: int = 0
+    values: int = 0
+    same: int = 0
+    answers: int = 0
+
+    def add(self, wanted: Array, got: Array, unit: _Unit, output: OutputContract) -> None:
+        """Count one image."""
+        if wanted.shape != got.shape:
+            raise DataError(f"the file gives {got.shape}, the reference {wanted.shape}", hint="export it again")
+        size = unit.size * (max(float(np.ptp(wanted)), 1e-30) if unit.relative else 1.0)
+        steps = np.abs(got.astype(np.float64) - wanted) / size
+        steps = np.where(np.isfinite(got) | ~np.isfinite(wanted), np.nan_to_num(steps), np.inf)
+        codes = np.ceil(np.minimum(steps, 2.0**31) - 0.01)  # what rounding leaves of equal codes is no difference
+        self.images += len(wanted)
+        self.largest = max(self.largest, int(codes.max(initial=0)))
+        self.differing += int((codes > 0).sum())
+        self.values += codes.size
+        same = answer(wanted, output) == answer(got, output)
+        self.same += int(same.sum())
+        self.answers += same.size
+
+
+def _unit(graph: Graph, plan: Plan) -> _Unit:
+    """The step of the output's format, or of the last format before it where only linear operators follow."""
+    name = graph.outputs[0]
+    node = graph.producer(name)
+    if node is not None and node.op == "argmax":
+        return _Unit(1.0, "class index")
+    while (form := integer(plan.formats.get(name))) is None and node is not None and node.op in _LINEAR:
+        name = node.inputs[0]
+        node = graph.producer(name)
+    if form is not None:
+        where = "output" if name == graph.outputs[0] else f"tensor '{name}'"
+        return _Unit(form.scale[0], f"one code of the {where} ({form.bits} bits, step {form.scale[0]:.6g})")
+    kind = "dynamic" if plan.options.get("dynamic") else "float32"
+    if any(isinstance(form, Float16) for form in plan.formats.values()):
+        kind = "float16"
+    return _Unit(FLOAT_STEP[kind], f"{FLOAT_STEP[kind]:g} of the output's range ({kind})", relative=True)
+
+
+def _run(graph: Graph, plan: Plan, image: NDArray[np.float32]) -> Array:
+    return reference.run(graph, image, plan)[graph.outputs[0]]
+
+
+def _single(
+    images: NDArray[np.float32] | Iterable[NDArray[np.float32]], contract: InputContract
+) -> Iterator[NDArray[np.float32]]:
+    """Yield images one by one, ``(1, c, h, w)``. Raises DataError for another size than the contract's."""
+    wanted = (contract.channels, contract.height, contract.width)
+    for batch in [images] if isinstance(images, np.ndarray) else images:
+        if batch.ndim != 4 or batch.shape[1:] != wanted:
+            raise DataError(f"images of shape {batch.shape} are not {wanted}", hint="preprocess as the contract says")
+        yield from (batch[i : i + 1] for i in range(len(batch)))
+
+
+# --- the layers ------------------------------------------------------------------------------------------------------
+def first_difference(
+    graph: Graph, plan: Plan, image: NDArray[np.float32], traced: Mapping[str, Array], tolerance: int
+) -> str | None:
+    """Return the first tensor, in execution order, that the runtime does not compute as the reference does.
+
+    Every layer is computed again from the inputs that the runtime itself had, so a difference is named where it arises.
+    Products of codes are exact; where a runtime may round a tie its own way, ``tolerance`` codes are allowed.
+    """
+    source = graph.inputs[0]
+    held = {**traced, source: traced.get(source, image)}
+    if source in traced and _differs(
+        reference.run(graph, image, plan, [source])[source], traced[source], plan, source, 0
+    ):
+        return source
+    for node in graph.nodes:
+        inputs = [name for name in node.inputs if name not in graph.constants]
+        if node.output not in traced or any(name not in held for name in inputs):
+            continue
+        got = _held(held[node.output])
+        wanted = reference.step(graph, plan, node, {name: _held(held[name]) for name in inputs})
+        if _differs(wanted, got, plan, node.output, 0 if _is_exact(node, plan) else tolerance):
+            return node.output
+    return None
+
+
+def _is_exact(node: Node, plan: Plan) -> bool:
+    """Whether a layer multiplies and adds codes only, so that nothing is left to chance."""
+    names = (*node.inputs[:2], node.output)
+    return node.op in _EXACT and all(integer(plan.formats.get(name)) is not None for name in names)
+
+
+def _held(codes: Array) -> Array:
+    """As the reference holds it: codes in int32."""
+    return codes.astype(np.int32) if codes.dtype.itemsize <= 2 and codes.dtype.kind in "iu" else codes
+
+
+def _differs(wanted: Array, got: Array, plan: Plan, tensor: str, tolerance: int) -> bool:
+    if wanted.shape != got.shape:
+        return True
+    difference = np.abs(got.astype(np.float64) - wanted)
+    if integer(plan.formats.get(tensor)) is not None or wanted.dtype.kind == "i":
+        return bool(difference.max(initial=0) > tolerance)
+    share = HALF_ULP if isinstance(plan.formats.get(tensor), Float16) else SINGLE
+    return not bool((difference <= share * max(float(np.abs(wanted).max(initial=0)), 1e-30)).all())
