@@ -33,6 +33,10 @@ class Builder:
         """Return the shape of a tensor added before."""
         return self._tensors[tensor].shape
 
+    def is_index(self, tensor: str) -> bool:
+        """Whether a tensor holds whole numbers: what ``argmax`` gives."""
+        return any(n.op == "argmax" and n.output == tensor for n in self._nodes)
+
     def input(self, name: str, shape: Sequence[int]) -> str:
         """Add the network's input, float32 of ``shape`` with batch 1."""
         self._tensors[name] = Tensor(name, tuple(shape), "input")
