@@ -121,7 +121,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     from rich.table import Table
     from rich.text import Text
 
-    found = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    head = any(column.strip(">") for column in columns)
+    found = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_header=head)
     for column in columns:
         right = column.startswith(">")
         found.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold", no_wrap=right)

@@ -124,12 +124,15 @@ def runs(
     if failed:
         rows = [(r["name"], n, reason) for r in found for reason, n in r.get("failures", {}).items()]
         return Answer({"runs": found}, [table(("run", ">candidates", "reason"), rows)])
-    rows = [
-        (r["name"], r["state"], {True: "yes", False: "no"}.get(r.get("met")), r.get("evaluations"), r.get("front"))  # type: ignore[arg-type]
-        for r in found
-    ]
+    listed = [(r["name"], r["state"], _yes(r.get("met")), r.get("evaluations"), r.get("front")) for r in found]
     empty = [f"no runs in {folder}; `bitfront fit` makes one"]
-    return Answer({"runs": found}, [table(("run", "state", "met", ">evaluations", ">front"), rows)] if found else empty)
+    return Answer(
+        {"runs": found}, [table(("run", "state", "met", ">evaluations", ">front"), listed)] if found else empty
+    )
+
+
+def _yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _summary(run: Run) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from bitfront import __version__
 from bitfront.cli.console import Answer, number, size, table
-from bitfront.cli.options import Shared
+from bitfront.cli.options import ModelOptions, ModelText, Set, Shared, knobs, required
 
-__all__ = ["doctor", "list_", "version"]
+__all__ = ["doctor", "inspect", "list_", "version"]
 
 
 def version(*, shared: Shared = Shared()) -> Answer:  # noqa: B008 - frozen
@@ -50,3 +50,40 @@ def doctor(*, shared: Shared = Shared()) -> Answer:  # noqa: B008 - frozen
     rows.append(("free disk space", size(found["free_bytes"])))
     rows += [(f"limit: {key}", number(value)) for key, value in found["limits"].items()]
     return Answer(found, [table(["", ""], rows)])
+
+
+def inspect(
+    model: ModelText = None,
+    /,
+    *,
+    data: Annotated[str | None, Parameter(help="Data that gives the classes, where the model does not.")] = None,
+    set_: Set = None,
+    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Count a model's parameters, operations and memory at one resolution, batch 1."""
+    from bitfront.record import to_json
+    from bitfront.verbs.inspecting import inspect as count
+
+    found = count(
+        required(shared.fill(model=model)["model"], "MODEL"),
+        data=data,
+        settings=knobs(set_, shared),
+        **model_options.fill(shared),
+    )
+    shared.notes(found.notes)
+    height, width = found.resolution
+    rows = [
+        ("parameters", number(found.parameters)),
+        ("trainable parameters", number(found.trainable_parameters)),
+        ("multiply-accumulates", number(found.macs)),
+        ("of convolutions alone", number(found.conv_macs)),
+        ("activations, all", size(found.activation_bytes)),
+        ("activations, alive at once", size(found.peak_bytes)),
+        ("input", f"{found.channels} x {height} x {width}"),
+        ("output channels", number(found.classes)),
+        *((f"option {key}", value) for key, value in found.options.items()),
+        *((f"knob {key}", ", ".join(map(str, values))) for key, values in found.knobs.items()),
+    ]
+    data_ = to_json(found)
+    return Answer({**data_, "size": data_["resolution"]}, [table((found.name, f">{found.kind}"), rows)])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from bitfront.cli.console import Console, Progress
+from bitfront.errors import UsageError
 
 __all__ = [
     "DataText",
@@ -69,6 +70,11 @@ class Shared:
         """Return a progress line on stderr."""
         return Progress(self.console())
 
+    def notes(self, lines: Sequence[str]) -> None:
+        """Print notes on stderr."""
+        for line in lines:
+            self.console().note(line)
+
     def fill(self, **given: Any) -> dict[str, Any]:
         """Return options, those that were not given (``None``) taken from the configuration file where it has them.
 
@@ -109,3 +115,10 @@ def knobs(texts: Sequence[str] | None, shared: Shared) -> dict[str, Any]:
 
     stored = shared.fill(set=None)["set"] or {}
     return {key: units.setting(key, value) for key, value in stored.items()} | units.settings(texts or ())
+
+
+def required(value: Any, what: str) -> Any:
+    """Return a value that must have been given. Raises UsageError."""
+    if value is None:
+        raise UsageError(f"{what} is missing", hint=f"give {what} on the command line or in bitfront.yaml")
+    return value

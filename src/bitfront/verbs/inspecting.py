@@ -60,10 +60,7 @@ def inspect(
 
     ``data`` gives the classes where the model does not. Raises UsageError, DataError.
     """
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     source = opened.source
     notes = list(source.notes)
     graph: Graph | None = None

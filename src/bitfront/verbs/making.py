@@ -28,7 +28,7 @@ from bitfront.verbs.companions import write_manifest
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both
 from bitfront.verbs.scoring import score_file
 
-__all__ = ["Exported", "Quantized", "export", "open_runtime", "quantize"]
+__all__ = ["Exported", "Quantized", "export", "open_runtime", "plan_quantization", "quantize"]
 
 FLOATS = ("float32", "float16")
 N_CALIBRATE = 64
@@ -94,10 +94,7 @@ def export(
         raise UsageError(f"export writes floating point, not '{recipe}'", hint=hint)
     engine = open_runtime(runtime)
     place = _out(out, engine)
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     graph, plan = build(recipe, passes.prepare(opened.source.graph()))
     _write(engine, graph, plan, opened.source, place)
     made = _exported(place, recipe, engine, opened, start)
@@ -137,10 +134,7 @@ def quantize(
         raise unknown_name("recipe", recipe, RECIPES)
     engine = open_runtime(runtime)
     place = _out(out, engine)
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     scored, note = choose_part(opened.dataset, part)
     samples = opened.dataset.part(scored)
@@ -168,6 +162,41 @@ def quantize(
     manifest = _manifest(made, opened.source, model, data)
     write_manifest(place, {**manifest, "agreement": to_json(agreement), "metrics": to_json(metrics.values)})
     return Quantized(made, agreement, float_metrics, metrics, float_size_bytes, scored)
+
+
+def plan_quantization(
+    model: str,
+    data: str,
+    out: Path | str,
+    *,
+    recipe: str = "int8",
+    runtime: str = "",
+    part: str = "",
+    n_calibrate: int = N_CALIBRATE,
+    rule: str = "mse",
+    limit: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    reader: str = "",
+    task: str = "",
+) -> dict[str, Any]:
+    """Return what :func:`quantize` would do, doing nothing. Raises UsageError, DataError, DeviceError."""
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
+    place = _out(out, open_runtime(runtime))
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
+    assert opened.dataset is not None
+    scored, _ = choose_part(opened.dataset, part)
+    n_images = len(opened.dataset.part(scored))
+    return {
+        "recipe": RECIPES[recipe].description,
+        "resolution": [opened.source.input.height, opened.source.input.width],
+        "calibrated_on": n_calibrate,
+        "rule": rule,
+        "scored_on": f"{min(limit or n_images, n_images)} images of {scored}",
+        "out": str(place),
+    }
 
 
 def _out(out: Path | str, engine: Runtime) -> Path:

@@ -51,7 +51,7 @@ def open_both(
     reader: str = "",
     settings: Mapping[str, Any] | None = None,
     preprocess: str = "",
-    weights: Path | None = None,
+    weights: Path | str | None = None,
 ) -> Opened:
     """Open MODEL and DATA for each other; without DATA the classes are those that the model names.
 
@@ -62,7 +62,8 @@ def open_both(
     info = dataset.info if dataset else info_of(model, settings or {})
     if chosen.name not in info.tasks:
         raise UsageError(f"'{info.name}' has no labels for {chosen.name}", hint=f"it serves {', '.join(info.tasks)}")
-    source = open_model(model, task=chosen, info=info, settings=settings, weights=weights, preprocess=preprocess)
+    place = Path(weights) if weights else None
+    source = open_model(model, task=chosen, info=info, settings=settings, weights=place, preprocess=preprocess)
     return Opened(chosen, source, info, dataset)
 
 

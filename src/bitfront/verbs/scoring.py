@@ -98,8 +98,7 @@ def evaluate(
     if data is None and image is None:
         raise UsageError("what is the model to be scored on?", hint="give DATA, or --image and --mask")
     start = time.monotonic()
-    place = Path(weights) if weights else None
-    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=place)
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     samples: Part
     name, note = "", ""
     if image is not None and mask is not None:
@@ -236,10 +235,7 @@ def predict(
     """
     start = time.monotonic()
     files = _image_files(Path(images))
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out: '{folder}' is a file", hint="name a folder")

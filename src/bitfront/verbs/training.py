@@ -75,10 +75,7 @@ def train(
     from bitfront.train.loop import train as run
 
     place = _out(out)
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     dataset, source = opened.dataset, opened.source
     assert dataset is not None
     train_name, val_name = _parts(dataset.parts(), opened.info.name)
@@ -124,10 +121,7 @@ def plan_training(
     from bitfront.train.loop import TrainOptions
 
     chosen = options or TrainOptions()
-    opened = open_both(
-        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess,
-        weights=Path(weights) if weights else None,
-    )  # fmt: skip
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     n_train, n_val = (len(opened.dataset.part(p)) for p in _parts(opened.dataset.parts(), opened.info.name))
     source = opened.source
