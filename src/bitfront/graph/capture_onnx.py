@@ -21,10 +21,37 @@ from bitfront.graph.ir import Graph
 
 __all__ = ["capture"]
 
-ELEMENTWISE = frozenset("Add Sub Mul Div Pow Equal Less Greater And Or Where Mod Min Max Sum".split())
+ELEMENTWISE = frozenset(
+    ["Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "Greater", "And", "Or", "Where", "Mod", "Min", "Max", "Sum"]
+)
 FOLDABLE = ELEMENTWISE | frozenset(
-    "Abs Cast CastLike Ceil Concat ConstantOfShape Exp Expand Flatten Floor Gather Identity Neg Not Range Reciprocal "
-    "ReduceProd Reshape Round Slice Split Sqrt Squeeze Transpose Unsqueeze".split()
+    [
+        "Abs",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Identity",
+        "Neg",
+        "Not",
+        "Range",
+        "Reciprocal",
+        "ReduceProd",
+        "Reshape",
+        "Round",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 """Operators that are evaluated when all their inputs are known."""
 MAX_FOLDED = 2**26
