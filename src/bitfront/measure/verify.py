@@ -2,8 +2,8 @@
 
 Three questions, each with a number: how far is the output from the reference's (in codes), how often is the final
 answer the same, and which layer is the first that does not compute what the reference computes *from the same inputs*.
-The third is asked layer by layer wherever the runtime can show its inner tensors: an output may agree by luck, or differ
-only because one tie far above was rounded the other way.
+The third is asked layer by layer wherever the runtime can show its inner tensors: an output may agree by luck, or
+differ only because one tie far above was rounded the other way.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = ["answer", "compare", "verify_file"]
 N_TRACED = 2
 """Images on which every layer is compared."""
 FLOAT_STEP = {"float32": 1e-4, "float16": 1e-2, "dynamic": 2e-2}
-"""One "code" of an output without integer format, as a fraction of its range: what another order of sums may change; a
-dynamic scale depends on such sums, and with it which way a tie is rounded."""
+"""One "code" of an output without integer format, as a fraction of its range; smaller differences count as none. Another
+order of sums changes that much: a dynamic scale depends on them, and with it which way ties are rounded."""
 HALF_ULP, SINGLE = 2.0**-9, 1e-4
 """How far a layer in half or single precision may be off, as a fraction of its largest value."""
 _EXACT = ("conv", "dense")
@@ -158,7 +158,8 @@ class _Counts:
         size = unit.size * (max(float(np.ptp(wanted)), 1e-30) if unit.relative else 1.0)
         steps = np.abs(got.astype(np.float64) - wanted) / size
         steps = np.where(np.isfinite(got) | ~np.isfinite(wanted), np.nan_to_num(steps), np.inf)
-        codes = np.ceil(np.minimum(steps, 2.0**31) - 0.01)  # what rounding leaves of equal codes is no difference
+        steps = np.minimum(steps, 2.0**31)
+        codes = np.floor(steps) if unit.relative else np.ceil(steps - 0.01)  # equal codes may decode an ulp apart
         self.images += len(wanted)
         self.largest = max(self.largest, int(codes.max(initial=0)))
         self.differing += int((codes > 0).sum())

@@ -10,7 +10,8 @@ from onnx import helper
 __all__ = ["declare", "expose"]
 
 _HELD = ("codes", "half")
-"""``t@codes`` and ``t@half`` are what a tensor ``t`` is held as; see :mod:`bitfront.runtimes.onnx_writer`."""
+"""``t@codes`` and ``t@half`` are what a tensor ``t`` is held as, and stand before ``t``; see
+:mod:`bitfront.runtimes.onnx_writer`."""
 
 
 def declare(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -26,12 +27,16 @@ def expose(model: onnx.ModelProto) -> list[tuple[str, str]]:
     a float tensor for itself; what lies between (``t@float``, ...) is left out.
     """
     constants = {initializer.name for initializer in model.graph.initializer}
-    computed = [n for n in model.graph.node if n.input[0] not in constants]
-    names = [name for node in computed for name in node.output[:1]]
-    held = {name.rpartition("@")[0]: name for name in names if name.rpartition("@")[2] in _HELD}
-    tensors = [(name, tensor) for tensor, name in held.items()]
-    tensors += [(name, name) for name in names if "@" not in name and name not in held]
-    order = {name: i for i, name in enumerate(names)}
-    tensors.sort(key=lambda pair: order[pair[0]])
-    declare(model, [source for source, _ in tensors])
-    return tensors
+    inputs = {value.name for value in model.graph.input}
+    shown: dict[str, str] = {}
+    for node in model.graph.node:
+        name = node.output[0]
+        tensor, _, tag = name.rpartition("@")
+        if node.input[0] in constants or (tag == "half" and tensor in inputs):
+            continue
+        if tag in _HELD:
+            shown.setdefault(tensor, name)
+        elif "@" not in name:
+            shown.setdefault(name, name)
+    declare(model, list(shown.values()))
+    return [(name, tensor) for tensor, name in shown.items()]
