@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the training's state")
     parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=180)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 320), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--batch-size", type=int, default=8)

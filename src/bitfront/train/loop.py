@@ -95,8 +95,9 @@ class _Training:
         folder: Path,
         seed: int,
     ) -> None:
-        self.task, self.info, self.parts, self.contract = task, info, parts, contract
-        self.options, self.seed = options, seed
+        self.task, self.info, self.contract, self.options, self.seed = task, info, contract, options, seed
+        self.augment = batches.AUGMENTS[options.augment]
+        self.parts = (batches.cached(parts[0], contract, self.augment), batches.cached(parts[1]))
         self.device = _device(options.device)
         self.mixed = _mixed(options.precision, self.device)
         self.module = module.to(self.device, memory_format=torch.channels_last)
@@ -196,14 +197,12 @@ class _Training:
         """Go once through the training part, until a loss is not finite or time runs out."""
         options, deadline = self.options, self._deadline()
         rng = np.random.default_rng([self.seed, index, self.state.progress.halvings])
-        n_steps = math.ceil(len(self.parts[0]) / options.batch_size)
+        n_steps = max(1, len(self.parts[0]) // options.batch_size)
         done = _Pass(rate=options.rate)
         self.module.train()
         self.frozen.eval()
         with _seeded(int(rng.integers(2**62)), self.device):
-            augment = batches.AUGMENTS[options.augment]
-            flow = batches.training(self.parts[0], self.contract, options.batch_size, rng, augment)
-            for batch in flow:
+            for batch in batches.training(self.parts[0], self.contract, options.batch_size, rng, self.augment):
                 done.rate = self._set_rate(index, done.n_steps, n_steps)
                 done.losses.append(self._step(batch))
                 done.sizes.append(len(batch.images))
