@@ -63,7 +63,7 @@ def _thumbnail(sample: Sample, info: DataInfo, width: int = 320) -> np.ndarray[t
 
 
 def convert(dataset: Dataset, out: Path, *, parts: Sequence[str] = (), progress: Progress | None = None) -> Converted:
-    """Write a dataset as ``out/PART/images/*.png`` and ``out/PART/masks/*.png`` with a ``data.yaml``.
+    """Write a dataset as ``out/PART/{images,masks}/*.png`` with ``classes.txt`` and a ``data.yaml``.
 
     Masks hold class indices, 255 = ignore. Raises UsageError when ``out`` is not empty, DataError, SpaceError.
     """
@@ -84,6 +84,7 @@ def convert(dataset: Dataset, out: Path, *, parts: Sequence[str] = (), progress:
             if progress:
                 progress(f"write {name}", index + 1, len(samples))
         counts[name] = len(samples)
+    atomic_write(out / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
     path = out / "data.yaml"
     atomic_write(path, _description(dataset.info, counts))
     return Converted(path, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def train(
     )
     atomic_write(place, done.weights.read_bytes())
     metrics = score_session(TorchSession(module), opened, dataset.part(val_name))
+    if done.stopped in ("completed", "patience"):
+        shutil.rmtree(folder, ignore_errors=True)
     size = (source.input.height, source.input.width)
     return TrainResult(
         place, done.epochs, done.best_epoch, metrics, val_name, done.seconds, done.stopped, size, source.notes
