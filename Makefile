@@ -4,9 +4,9 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
-SOURCES := src tests $(wildcard benchmarks)
+SOURCES := src tests docs $(wildcard benchmarks)
 
-.PHONY: help setup demo test test-slow test-gpu format lint types check wheel clean
+.PHONY: help setup demo test test-slow test-gpu format lint types check docs wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,9 @@ types: setup  ## strict type checking
 	$(BIN)/mypy
 
 check: lint types test  ## what must pass before a change lands
+
+docs: setup  ## make the tables of the manual anew
+	$(BIN)/python docs/make_tables.py
 
 wheel: setup  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import batches
-from bitfront.contracts import DataInfo, InputContract, OutputContract, Session
+from bitfront.contracts import InputContract, OutputContract, Session
 from bitfront.errors import DataError, UsageError
 from bitfront.graph import files, passes
 from bitfront.graph.ir import Graph
@@ -82,7 +82,7 @@ def verify(
 
 
 def _contracts(engine: Any, path: Path) -> tuple[InputContract, OutputContract]:
-    described = engine.describe(path, preprocess="", info=DataInfo("", ()))
+    described = engine.describe(path)
     return described.input, described.output
 
 

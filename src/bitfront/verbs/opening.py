@@ -77,7 +77,7 @@ def info_of(model: str, settings: Mapping[str, Any]) -> DataInfo:
 
         classes = tuple(read_header(path).get("classes", ()))
     elif path.suffix == ".onnx" and path.is_file():
-        found = load("runtime", "onnxruntime")().describe(path, preprocess="", info=DataInfo("", ()))
+        found = load("runtime", "onnxruntime")().describe(path)
         classes = tuple(found.output.classes)
     elif not count and model in names("model"):
         from bitfront.weights import require_torch
