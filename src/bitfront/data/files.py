@@ -110,6 +110,11 @@ class FilePart(Sequence[Sample]):
             return FilePart(self.pairs[index], self.labels, self.info)
         return self.decode(index)[0]
 
+    @property
+    def identity(self) -> object:
+        """Plain data that changes when the meaning of the label files changes."""
+        return self.labels.identity
+
     def decode(self, index: int) -> tuple[Sample, tuple[str, ...]]:
         """Return one sample and what had to be done to read it."""
         pair = self.pairs[index]
