@@ -1,7 +1,7 @@
 """Recipes: a name -> the graph made ready and the format of every tensor.
 
-Weights are symmetric and per output channel; activations are per tensor and asymmetric. Operators that only move values
-pass their input's format on. Which recipe is good for a network and an engine is a matter of measuring.
+Weights are symmetric, activations asymmetric with one scale per tensor. Operators that only move values pass their
+input's format on. Which recipe is good for a network and an engine is a matter of measuring.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitfront.errors import UsageError, unknown_name
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.correction import correct_biases
-from bitfront.quant.formats import Affine, Float16, Format
+from bitfront.quant.formats import Affine, Float16
 from bitfront.quant.plan import Plan
 from bitfront.stats.ranges import RULES, Observe, Range, Ranges, collect
 
@@ -41,6 +41,14 @@ class Recipe:
     """``float32``, ``float16``, ``uint8`` or ``int8``."""
     weight_bits: int = 8
     """Bits in use of int8 weights."""
+    per_channel: bool = True
+    """One scale for each output channel of a weight, or one for all."""
+    equalized: bool = False
+    """Balance the channels of neighbouring layers first (:mod:`bitfront.graph.equalize`)."""
+    float_head: int = 0
+    """Number of first layers left in float."""
+    float_tail: bool = False
+    """Leave what comes behind the last layer (resizing logits, softmax) in float."""
 
     @property
     def needs_ranges(self) -> bool:
@@ -56,6 +64,22 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe("float16", "half precision weights and activations", "float16", "float16"),
             Recipe("dynamic", "8-bit weights; activations quantized as they come, at run time", "int8"),
             Recipe("int8", "8-bit weights per channel, unsigned 8-bit activations", "int8", "uint8"),
+            Recipe(
+                "int8_mixed",
+                "int8, but float where 8 bits cost time: the first two layers, what follows the last",
+                "int8",
+                "uint8",
+                float_head=2,
+                float_tail=True,
+            ),
+            Recipe(
+                "int8_compact",
+                "int8 with one scale per weight, after equalization: fewer bytes in small networks",
+                "int8",
+                "uint8",
+                per_channel=False,
+                equalized=True,
+            ),
             Recipe("int8_s8s8", "8-bit weights per channel, signed 8-bit activations", "int8", "int8"),
             Recipe("int8_portable", "as int8 with 7-bit weights: the same on every CPU", "int8", "uint8", 7),
         )
@@ -70,9 +94,8 @@ def build(
     batches: Iterable[NDArray[np.float32]] = (),
     *,
     rule: str = "mse",
-    equalized: bool = False,
+    equalized: bool | None = None,
     bias_correction: bool = True,
-    float_tail: bool = False,
     observe: Callable[[Graph], Observe] | None = None,
 ) -> tuple[Graph, Plan]:
     """Return the graph to export and its plan.
@@ -83,13 +106,12 @@ def build(
         ranges: its calibrated ranges; without them, and for an equalized graph, they are collected from ``batches``.
         batches: float32 images ``(b, c, h, w)``, read only when ranges must be collected.
         rule: how activation ranges are chosen, see :meth:`bitfront.stats.ranges.Range.choose`.
-        equalized: balance the channels of neighbouring layers first (:mod:`bitfront.graph.equalize`).
+        equalized: balance the channels of neighbouring layers first; by default as the recipe says.
         bias_correction: take out the mean error of rounded weights (:mod:`bitfront.quant.correction`).
-        float_tail: leave what comes behind the last layer (resizing logits, softmax) in float.
         observe: graph -> function that returns the values of its tensors; the reference executor by default.
 
     Raises:
-        UsageError: unknown recipe or rule.
+        UsageError: unknown recipe or rule, or a graph that is not prepared.
         DataError: nothing to calibrate on.
     """
     if name not in RECIPES:
@@ -100,34 +122,40 @@ def build(
     if recipe.weights == "float32":
         return graph, Plan(name)
     if recipe.weights == "float16":
-        halves = (t.name for kind in ("input", "activation", "weight", "bias", "constant") for t in graph.named(kind))
-        return graph, Plan(name, {n: Float16() for n in halves if not _is_index(graph, n)})
+        return graph, Plan(name, dict.fromkeys(_floats(graph), Float16()))
     if any(node.op == "batch_norm" for node in graph.nodes):
         raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
-    if equalized:
+    if recipe.equalized if equalized is None else equalized:
         graph, ranges = equalize(graph), None
     if ranges is None and recipe.needs_ranges:
         ranges = collect(graph, batches, observe(graph) if observe else None)
-    formats: dict[str, Format] = {}
-    if ranges is not None and recipe.needs_ranges:
-        formats |= _activation_formats(graph, ranges, rule, recipe.activations == "int8", float_tail)
-    formats |= _weight_formats(graph, formats, recipe.weight_bits)
-    options: dict[str, str | int | float | bool] = {"rule": rule, "equalized": equalized, "corrected": bias_correction}
-    plan = Plan(name, formats, options if recipe.needs_ranges else {"dynamic": True})
+    plan = _integer_plan(recipe, graph, ranges, rule)
     if bias_correction and ranges is not None:
         graph = correct_biases(graph, plan, ranges)
     return graph, plan
 
 
-def _activation_formats(graph: Graph, ranges: Ranges, rule: str, signed: bool, float_tail: bool) -> dict[str, Affine]:
-    formats = {name: activation_format(ranges[name], "minmax", signed) for name in graph.inputs}
-    tail = _tail(graph) if float_tail else frozenset()
+def _integer_plan(recipe: Recipe, graph: Graph, ranges: Ranges | None, rule: str) -> Plan:
+    if ranges is None or not recipe.needs_ranges:
+        return Plan(recipe.name, _weight_formats(graph, {}, recipe, frozenset()), {"dynamic": True})
+    head, left_float = _head(graph, recipe.float_head)
+    if recipe.float_tail:
+        left_float |= _tail(graph)
+    formats = _activation_formats(graph, ranges, rule, recipe.activations == "int8", left_float)
+    return Plan(recipe.name, formats | _weight_formats(graph, formats, recipe, head), {"rule": rule})
+
+
+def _activation_formats(
+    graph: Graph, ranges: Ranges, rule: str, signed: bool, left_float: frozenset[str]
+) -> dict[str, Affine]:
+    inputs = [name for name in graph.inputs if name not in left_float]
+    formats = {name: activation_format(ranges[name], "minmax", signed) for name in inputs}
     for node in graph.nodes:
-        source = node.inputs[0]
-        if node.output in tail or _is_index(graph, node.output):
+        if node.output in left_float or node.op == "argmax":
             continue
-        if _moves(node) and source in formats:
-            formats[node.output] = formats[source]
+        source = formats.get(node.inputs[0])
+        if source is not None and _moves(node):
+            formats[node.output] = source
         else:
             formats[node.output] = activation_format(ranges[node.output], rule, signed)
     return formats
@@ -142,25 +170,30 @@ def activation_format(seen: Range, rule: str = "minmax", signed: bool = False, b
     return Affine(bits, (scale,), (zero,), signed)
 
 
-def _weight_formats(graph: Graph, formats: Mapping[str, Format], bits: int) -> dict[str, Affine]:
-    """Return the format of every layer's weight; one that several layers share gets the coarsest of its scales."""
+def _weight_formats(
+    graph: Graph, formats: Mapping[str, Affine], recipe: Recipe, head: frozenset[str]
+) -> dict[str, Affine]:
+    """Return the formats of all weights outside the ``head``; one that layers share gets the largest of its scales."""
     scales: dict[str, NDArray[np.float64]] = {}
     for node in graph.nodes:
-        if node.op in ("conv", "dense") and node.inputs[1] in graph.constants:
-            new = _weight_scales(graph, node, formats.get(node.inputs[0]), bits)
+        if _is_layer(node) and node.name not in head and node.inputs[1] in graph.constants:
+            new = _weight_scales(graph, node, formats.get(node.inputs[0]), recipe.weight_bits)
             scales[node.inputs[1]] = np.maximum(scales.get(node.inputs[1], 0.0), new)
+    if not recipe.per_channel:
+        scales = {name: scale.max(keepdims=True) for name, scale in scales.items()}
+    axis = 0 if recipe.per_channel else None
     return {
-        name: Affine(bits, tuple(_positive(s) for s in scale), (0,), axis=0, narrow=True)
+        name: Affine(recipe.weight_bits, tuple(_positive(s) for s in scale), (0,), axis=axis, narrow=True)
         for name, scale in scales.items()
     }
 
 
-def _weight_scales(graph: Graph, node: Node, form: Format | None, bits: int) -> NDArray[np.float64]:
+def _weight_scales(graph: Graph, node: Node, form: Affine | None, bits: int) -> NDArray[np.float64]:
     """Return ``(oc,)`` scales that reach the largest weight, and at which the bias fits its accumulator."""
     weight = graph.constants[node.inputs[1]].astype(np.float64)
     top = np.abs(weight).reshape(weight.shape[0], -1).max(1)
     scale: NDArray[np.float64] = np.where(top > 0, top, 1.0) / (2 ** (bits - 1) - 1)
-    if isinstance(form, Affine) and len(node.inputs) > 2:
+    if form is not None and len(node.inputs) > 2:
         bias = np.abs(graph.constants[node.inputs[2]]).astype(np.float64)
         scale = np.maximum(scale, bias / (form.scale[0] * 2.0**FLOAT_BIAS_BITS))
     return scale
@@ -177,12 +210,28 @@ def _moves(node: Node) -> bool:
     return node.op in _MOVING or nearest or (node.op == "pad" and node["value"] == 0)
 
 
-def _is_index(graph: Graph, tensor: str) -> bool:
-    producer = graph.producer(tensor)
-    return producer is not None and producer.op == "argmax"
+def _is_layer(node: Node) -> bool:
+    return node.op in ("conv", "dense")
+
+
+def _floats(graph: Graph) -> list[str]:
+    """Return all tensors but indices."""
+    indices = {node.output for node in graph.nodes if node.op == "argmax"}
+    return [name for name in graph.tensors if name not in indices]
+
+
+def _head(graph: Graph, n: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the first ``n`` layers, and the tensors that nothing but these and what lies before them reads."""
+    head = {node.name for node in [node for node in graph.nodes if _is_layer(node)][:n]}
+    left_float = set[str]()
+    for tensor in reversed([*graph.inputs, *(node.output for node in graph.nodes)]):
+        readers = graph.consumers(tensor)
+        if readers and tensor not in graph.outputs and all(r.name in head or r.output in left_float for r in readers):
+            left_float.add(tensor)
+    return frozenset(head), frozenset(left_float)
 
 
 def _tail(graph: Graph) -> frozenset[str]:
     """Return the tensors behind the last layer."""
-    layers = [i for i, node in enumerate(graph.nodes) if node.op in ("conv", "dense")]
+    layers = [i for i, node in enumerate(graph.nodes) if _is_layer(node)]
     return frozenset(node.output for node in graph.nodes[max(layers, default=-1) + 1 :])
