@@ -15,13 +15,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitfront.contracts import IGNORE, DataInfo, Part, Sample
-from bitfront.decode import EXTENSIONS, color_table, decode_image, decode_mask
+from bitfront.decode import EXTENSIONS, color_table, decode_image, decode_mask, read_mask
 from bitfront.errors import DataError, LabelError, UsageError, unknown_name
 from bitfront.record import content_id, digest_file
 
-__all__ = ["PARTS", "FileDataset", "FilePart", "Labels", "Pair", "image_files", "pair_by_stem", "require_folder"]
+__all__ = [
+    "PARTS",
+    "FileDataset",
+    "FilePart",
+    "Labels",
+    "Pair",
+    "binary_mapping",
+    "image_files",
+    "label_values",
+    "pair_by_stem",
+    "pair_listed",
+    "read_list",
+    "require_folder",
+]
 
 PARTS = ("train", "val", "test")
+
+SAMPLED = 200
+"""How many masks are looked at to find out which label values there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,11 @@ class Labels:
                 f"but the {len(info.classes)} classes are 0..{len(info.classes) - 1}",
                 hint=_likely_cause(np.flatnonzero(counts), wrong, len(info.classes)),
             )
-        return self.table.astype(np.uint8)[mask]
+        seen = np.flatnonzero(counts)
+        if (self.table[seen] == seen).all():
+            return mask
+        labels: NDArray[np.uint8] = np.take(self.table.astype(np.uint8), mask)
+        return labels
 
 
 def _likely_cause(values: NDArray[np.intp], wrong: NDArray[np.intp], n_classes: int) -> str:
@@ -222,7 +242,7 @@ def pair_by_stem(
     for stem, path in _by_stem(images, image_end).items():
         mask = next((by_stem[stem + end] for end in mask_ends if stem + end in by_stem), None)
         wanted = "" if mask else f"{(masks / stem).as_posix()}{mask_ends[0]}.png"
-        pairs.append(Pair(path.relative_to(root).as_posix(), path, mask, wanted))
+        pairs.append(Pair(_relative(path, root), path, mask, wanted))
     if pairs and not any(pair.mask for pair in pairs):
         raise DataError(
             f"{masks}: none of the {len(pairs)} images in {images} has a mask there",
@@ -233,6 +253,57 @@ def pair_by_stem(
 
 MASK_ENDS = ("", "_mask", "_label", "_labels", "_seg", "_L", "_gt")
 """Endings that the stem of a mask may have beyond its image's."""
+
+
+def pair_listed(root: Path, images: Sequence[Path], mask_folders: Mapping[Path, Path]) -> list[Pair]:
+    """Pair listed images with the masks in the folder that ``mask_folders`` gives for the image's own."""
+    known = {folder: _by_stem(masks, "") for folder, masks in mask_folders.items()}
+    pairs = []
+    for path in images:
+        masks = known[path.parent]
+        mask = next((masks[path.stem + end] for end in MASK_ENDS if path.stem + end in masks), None)
+        wanted = "" if mask else (mask_folders[path.parent] / f"{path.stem}.png").as_posix()
+        pairs.append(Pair(_relative(path, root), path, mask, wanted))
+    return pairs
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the lines of a list of names, without blank ones; a missing list is empty. Raises DataError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}", hint="one name a line, UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def label_values(pairs: Mapping[str, Sequence[Pair]]) -> set[int]:
+    """Return the values in up to SAMPLED masks spread over all parts.
+
+    Unreadable ones are the scan's affair; raises DataError when none can be read.
+    """
+    masks = [pair.mask for part in pairs.values() for pair in part if pair.mask]
+    chosen = [masks[i] for i in np.unique(np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(int))]
+    seen = np.zeros(256, bool)
+    errors = []
+    for path in chosen:
+        try:
+            seen[read_mask(path)] = True
+        except DataError as error:
+            errors.append(error)
+    if errors and len(errors) == len(chosen):
+        raise errors[0]
+    return {int(v) for v in np.flatnonzero(seen)}
+
+
+def binary_mapping(values: set[int]) -> dict[int, int]:
+    """Return ``{255: 1}`` when the masks of two classes hold only 0 and 255, which then cannot mean "ignore"."""
+    return {IGNORE: 1} if values in ({0, IGNORE}, {IGNORE}) else {}
 
 
 def _by_stem(folder: Path, end: str) -> dict[str, Path]:

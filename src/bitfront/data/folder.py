@@ -7,20 +7,23 @@ is then train). Any of the parts may be missing. A mask has the name of its imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from bitfront.contracts import IGNORE, DataInfo
-from bitfront.data.files import PARTS, FileDataset, Labels, Pair, pair_by_stem, require_folder
-from bitfront.decode import read_mask
+from bitfront.data.files import (
+    PARTS,
+    FileDataset,
+    Labels,
+    binary_mapping,
+    label_values,
+    pair_by_stem,
+    read_list,
+    require_folder,
+)
 from bitfront.errors import DataError, UsageError
 
 __all__ = ["Folder"]
-
-SAMPLE = 200
-"""How many masks are looked at to find out which label values there are."""
 
 
 class Folder(FileDataset):
@@ -39,13 +42,11 @@ class Folder(FileDataset):
             )
         names = tuple(classes) or _read_classes(root / "classes.txt")
         mapping: dict[int, int] = {}
-        notes: tuple[str, ...] = ()
         if len(names) in (0, 2):
-            values = _values(pairs)
-            if values in ({0, IGNORE}, {IGNORE}):
-                mapping = {IGNORE: 1}
-                notes = ("masks hold 0 and 255: 255 is read as class 1",)
+            values = label_values(pairs)
+            mapping = binary_mapping(values)
             names = names or _invent(root, values, bool(mapping))
+        notes = ("masks hold 0 and 255: 255 is read as class 1",) if mapping else ()
         background = 0 if names[0].lower() in ("background", "_background_", "bg") else None
         info = DataInfo(root.name or "folder", names, background=background)
         return cls(root, info, pairs, Labels.of(len(names), mapping), notes)
@@ -73,32 +74,10 @@ def _folders(root: Path) -> Iterator[tuple[str, Path, Path]]:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}", hint="one class name a line, UTF-8") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(set(names)) != len(names) or not 1 < len(names) < IGNORE:
+    names = tuple(read_list(path))
+    if names and (len(set(names)) != len(names) or not 1 < len(names) < IGNORE):
         raise UsageError(f"{path}: needs 2 to 254 different class names, has {len(names)}", hint="one a line")
     return names
-
-
-def _values(pairs: Mapping[str, Sequence[Pair]]) -> set[int]:
-    """Label values of up to SAMPLE masks spread over all parts; unreadable ones are the scan's affair."""
-    masks = [pair.mask for part in pairs.values() for pair in part if pair.mask]
-    chosen = [masks[i] for i in np.unique(np.linspace(0, len(masks) - 1, min(SAMPLE, len(masks))).astype(int))]
-    seen = np.zeros(256, bool)
-    errors = []
-    for path in chosen:
-        try:
-            seen[read_mask(path)] = True
-        except DataError as error:
-            errors.append(error)
-    if len(errors) == len(chosen):
-        raise errors[0]
-    return {int(v) for v in np.flatnonzero(seen)}
 
 
 def _invent(root: Path, values: set[int], binary: bool) -> tuple[str, ...]:
