@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from bitfront.cli.console import Answer
-from bitfront.cli.options import DataText, Seed, Shared, required
+from bitfront.cli.console import Answer, percent, table
+from bitfront.cli.options import DataText, Seed, Shared, cache_folder, required
 
-__all__ = ["app", "convert", "show"]
+__all__ = ["app", "check", "convert", "show"]
+
+MAX_LISTED = 20
 
 app = App(name="data", help="Check, show or convert a dataset.")
 
@@ -23,6 +25,54 @@ def _open(data: str | None, reader: str | None, shared: Shared) -> Any:
 
     given = shared.fill(data=data, reader=reader)
     return open_data(required(given["data"], "DATA"), given["reader"] or "")
+
+
+@app.command
+def check(
+    data: DataText = None,
+    /,
+    *,
+    part: PartName = None,
+    reader: Reader = None,
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Decode every file and say what the data holds and what is wrong with it.
+
+    Exits with 3 when labels contradict their image or their classes, or when too many files cannot be read.
+    """
+    from bitfront.record import to_json
+    from bitfront.scan import examine
+
+    progress = shared.progress()
+    dataset = _open(data, reader, shared)
+    health = examine(dataset, (part,) if part else (), cache_folder(), progress)
+    progress.clear()
+    rows = [
+        (n, p.n, len(p.faults), ", ".join(f"{s} ({k})" for s, k in list(p.sizes.items())[:3]))
+        for n, p in health.parts.items()
+    ]
+    text: list[Any] = [table(("part", ">samples", ">faults", "sizes (width x height)"), rows), *_classes(health)]
+    text += [f"{fault.part}: {fault.reason}; {fault.hint}" for fault in health.faults[:MAX_LISTED]]
+    text += [f"and {len(health.faults) - MAX_LISTED} more faults (--json lists all)"] * (
+        len(health.faults) > MAX_LISTED
+    )
+    error = health.error()
+    found = {**to_json(health), "classes": list(dataset.info.classes), "warnings": list(health.warnings)}
+    if error is None:
+        return Answer({**found, "usable": True}, text, notes=health.warnings)
+    failure = {"type": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
+    shared.console().error(str(error), error.hint)
+    return Answer({**found, "usable": False, "error": failure}, text, code=error.exit_code)
+
+
+def _classes(health: Any) -> list[Any]:
+    """Return the share of every class in every part, where there are masks."""
+    parts = {name: part.pixels for name, part in health.parts.items() if part.pixels}
+    if not parts:
+        return []
+    names = list(next(iter(parts.values())))
+    rows = [(c, *(percent(pixels[c] / max(1, sum(pixels.values()))) for pixels in parts.values())) for c in names]
+    return [table(("class", *(f">{name} pixels" for name in parts)), rows)]
 
 
 @app.command

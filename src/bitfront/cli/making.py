@@ -19,6 +19,7 @@ from bitfront.cli.options import (
     Set,
     Shared,
     Threads,
+    cache_folder,
     knobs,
     required,
 )
@@ -124,7 +125,7 @@ def quantize(
         return Answer({"plan": plan, "evaluations": 2}, lines)
     progress = shared.progress()
     rest: dict[str, Any] = {"equalized": equalize, "score": given["score"] or "", "threads": given["threads"] or 1}
-    found = run(chosen, place, out, **options, **rest, seed=given["seed"] or 0, progress=progress)
+    found = run(chosen, place, out, **options, **rest, seed=given["seed"] or 0, cache=cache_folder(), progress=progress)
     progress.clear()
     shared.notes(found.exported.notes)
     return _quantized(found)
@@ -262,7 +263,7 @@ def benchmark(
                 f"{latency.value:.2f}",
                 p90,
                 ratio,
-                difference(latency),
+                difference(latency) if rows else "baseline",
                 size(timed.size_bytes),
             )
         )

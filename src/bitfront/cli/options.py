@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ __all__ = [
     "Set",
     "Shared",
     "Threads",
+    "cache_folder",
     "knobs",
+    "required",
 ]
 
 ModelText = Annotated[
@@ -115,6 +118,11 @@ def knobs(texts: Sequence[str] | None, shared: Shared) -> dict[str, Any]:
 
     stored = shared.fill(set=None)["set"] or {}
     return {key: units.setting(key, value) for key, value in stored.items()} | units.settings(texts or ())
+
+
+def cache_folder() -> Path:
+    """Return where it is remembered which data files were found whole."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitfront" / "scan"
 
 
 def required(value: Any, what: str) -> Any:

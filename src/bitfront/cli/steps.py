@@ -19,6 +19,7 @@ from bitfront.cli.options import (
     Set,
     Shared,
     Threads,
+    cache_folder,
     knobs,
     required,
 )
@@ -94,6 +95,7 @@ def evaluate(
         score=given["score"] or "",
         limit=given["limit"],
         threads=given["threads"] or 1,
+        cache=cache_folder(),
         progress=progress,
         **model_options.fill(shared),
     )
@@ -193,7 +195,9 @@ def train(
         images = f"{plan.n_train} images to train on, {plan.n_val} to validate on"
         return Answer(data_, [f"{images}, {size}; {plan.epochs} epochs, {plan.steps} steps"])
     progress = shared.progress()
-    found = run(*place, out, **common, seed=given["seed"] or 0, on_epoch=_epochs(progress, options.epochs))
+    found = run(
+        *place, out, **common, seed=given["seed"] or 0, cache=cache_folder(), on_epoch=_epochs(progress, options.epochs)
+    )
     progress.clear()
     shared.notes(found.notes)
     data_ = {

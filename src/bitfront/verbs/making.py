@@ -25,8 +25,8 @@ from bitfront.registry import load
 from bitfront.sources import Source
 from bitfront.store import atomic_write
 from bitfront.verbs.companions import write_manifest
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both
-from bitfront.verbs.scoring import score_file
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, usable_part
+from bitfront.verbs.scoring import few_or_all, score_file
 
 __all__ = ["Exported", "Quantized", "export", "open_runtime", "plan_quantization", "quantize"]
 
@@ -122,6 +122,7 @@ def quantize(
     limit: int | None = None,
     threads: int = 1,
     seed: int = 0,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize a model, verify the file against its reference, and score it beside the float file in the same runtime.
@@ -137,13 +138,11 @@ def quantize(
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     scored, note = choose_part(opened.dataset, part)
-    samples = opened.dataset.part(scored)
-    chosen = range(min(limit, len(samples))) if limit else range(len(samples))
-    samples = [samples[i] for i in chosen] if limit else samples
+    samples, warnings = few_or_all(opened.dataset, scored, limit, cache, progress)
     say = progress or (lambda stage, done, total: None)
     say("calibrate", 0, 0)
     flat = passes.prepare(opened.source.graph())
-    images = _calibration(opened, n_calibrate, seed)
+    images = _calibration(opened, n_calibrate, seed, cache)
     graph, plan = build(recipe, flat, batches=images, rule=rule, equalized=equalized, observe=_observe(engine))
     _write(engine, graph, plan, opened.source, place)
     say("verify", 0, 0)
@@ -158,7 +157,7 @@ def quantize(
         )
         float_size_bytes = twin.stat().st_size
     made = _exported(place, recipe, engine, opened, start)
-    made = replace(made, notes=(*made.notes, *([note] if note else [])))
+    made = replace(made, notes=(*made.notes, *([note] if note else []), *warnings))
     manifest = _manifest(made, opened.source, model, data)
     write_manifest(place, {**manifest, "agreement": to_json(agreement), "metrics": to_json(metrics.values)})
     return Quantized(made, agreement, float_metrics, metrics, float_size_bytes, scored)
@@ -242,10 +241,10 @@ def _manifest(made: Exported, source: Source, model: str, data: str | None) -> d
     }
 
 
-def _calibration(opened: Opened, n: int, seed: int) -> list[NDArray[np.float32]]:
+def _calibration(opened: Opened, n: int, seed: int, cache: Path | None) -> list[NDArray[np.float32]]:
     assert opened.dataset is not None
     there = opened.dataset.parts()
-    part = opened.dataset.part("train" if "train" in there else there[0])
+    part, _ = usable_part(opened.dataset, "train" if "train" in there else there[0], cache=cache)
     return batches.calibration(part, opened.source.input, n, np.random.default_rng(seed))
 
 

@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfront.contracts import DataInfo, Dataset, Session, Task
+from bitfront.contracts import DataInfo, Dataset, Part, Session, Task
 from bitfront.errors import DataError, UsageError
 from bitfront.registry import load, names
+from bitfront.scan import scan
 from bitfront.sources import Source, open_data, open_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Opened", "Progress", "TorchSession", "choose_part", "info_of", "open_both", "open_session", "open_task"]
+__all__ = [
+    "Opened",
+    "Progress",
+    "TorchSession",
+    "choose_part",
+    "info_of",
+    "open_both",
+    "open_session",
+    "open_task",
+    "usable_part",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and how much there is (0: unknown)."""
@@ -108,6 +119,21 @@ def choose_part(dataset: Dataset, part: str = "") -> tuple[str, str]:
         raise DataError(f"'{dataset.info.name}' has no part", hint=f"it should have one of {', '.join(DEFAULT_PARTS)}")
     others = [name for name in there if name != chosen]
     return chosen, f"scored on the part '{chosen}'" + (f" (--part {'|'.join(others)} for another)" if others else "")
+
+
+def usable_part(
+    dataset: Dataset, name: str, *, cache: Path | None = None, progress: Progress | None = None
+) -> tuple[Part, tuple[str, ...]]:
+    """Return a part without its unreadable samples, and what should be known of it, one line each.
+
+    Every file is decoded first (``cache``: a folder that remembers what was found). Raises DataError when too many are
+    bad, LabelError for labels that contradict their image or their classes.
+    """
+    part = dataset.part(name)
+    if not dataset.files(name):  # generated: nothing can be damaged
+        return part, ()
+    health = scan(dataset, (name,), cache, progress)
+    return health.usable(name, part), health.warnings
 
 
 def open_session(source: Source, threads: int = 1) -> Session:

@@ -14,6 +14,7 @@ from bitfront import batches
 from bitfront.contracts import (
     IGNORE,
     DataInfo,
+    Dataset,
     Metrics,
     OutputContract,
     Part,
@@ -28,9 +29,9 @@ from bitfront.errors import DataError, UsageError
 from bitfront.images import jpeg, png
 from bitfront.sources import Source
 from bitfront.store import atomic_write
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session, usable_part
 
-__all__ = ["Evaluation", "Pictures", "evaluate", "predict", "score_file", "score_session"]
+__all__ = ["Evaluation", "Pictures", "evaluate", "few_or_all", "predict", "score_file", "score_session"]
 
 BATCH_SIZE = 4
 
@@ -67,6 +68,7 @@ def evaluate(
     score: str = "",
     limit: int | None = None,
     threads: int = 1,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model on a part of a dataset, or on one image and its mask.
@@ -87,7 +89,8 @@ def evaluate(
         score: metric that drives (default: the task's).
         limit: score at most so many images.
         threads: threads of the runtime.
-        progress: called with ``("evaluate", done, total)``.
+        cache: folder that remembers which files were found whole.
+        progress: called with a stage, what is done and what there is.
 
     Raises:
         UsageError: wrong names or options.
@@ -100,15 +103,14 @@ def evaluate(
     start = time.monotonic()
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     samples: Part
-    name, note = "", ""
+    name, notes = "", list(opened.source.notes)
     if image is not None and mask is not None:
         samples = _one(Path(image), Path(mask), opened.info)
     else:
         assert opened.dataset is not None
         name, note = choose_part(opened.dataset, part)
-        samples = opened.dataset.part(name)
-    if limit is not None:
-        samples = [samples[i] for i in _spread(len(samples), limit)]
+        samples, warnings = few_or_all(opened.dataset, name, limit, cache, progress)
+        notes += [*([note] if note else []), *warnings]
     session = open_session(opened.source, threads)
     try:
         metrics = score_session(session, opened, samples, score=score, progress=progress)
@@ -123,7 +125,7 @@ def evaluate(
         "onnxruntime" if source.kind == "onnx" else "torch",
         (source.input.height, source.input.width),
         time.monotonic() - start,
-        (*source.notes, *([note] if note else [])),
+        tuple(notes),
     )
 
 
@@ -176,9 +178,18 @@ def _read(task: Task, outputs: Any, output: OutputContract, samples: list[Sample
     return task.predict(outputs, output, sizes)
 
 
-def _spread(n: int, limit: int) -> list[int]:
-    """Return at most ``limit`` of ``n`` indices, evenly apart so that no scene is favoured."""
-    return [int(i) for i in np.unique(np.linspace(0, n - 1, min(n, limit)).astype(int))] if n else []
+def few_or_all(
+    dataset: Dataset, name: str, limit: int | None, cache: Path | None = None, progress: Progress | None = None
+) -> tuple[Part, tuple[str, ...]]:
+    """Return ``limit`` samples of a part, evenly apart so that no scene is favoured, or all that are usable, and notes.
+
+    Raises DataError.
+    """
+    if limit is None:
+        return usable_part(dataset, name, cache=cache, progress=progress)
+    part = dataset.part(name)
+    chosen = np.unique(np.linspace(0, len(part) - 1, min(len(part), limit)).astype(int)) if len(part) else ()
+    return [part[int(i)] for i in chosen], ()
 
 
 def _one(image: Path, mask: Path, info: DataInfo) -> list[Sample]:

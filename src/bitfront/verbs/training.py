@@ -12,7 +12,7 @@ from bitfront.contracts import Metrics
 from bitfront.errors import DataError, UsageError
 from bitfront.record import to_json
 from bitfront.store import atomic_write
-from bitfront.verbs.opening import TorchSession, open_both
+from bitfront.verbs.opening import TorchSession, open_both, usable_part
 from bitfront.verbs.scoring import score_session
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def train(
     reader: str = "",
     task: str = "",
     seed: int = 0,
+    cache: Path | None = None,
     on_epoch: Callable[[Epoch], str | None] | None = None,
 ) -> TrainResult:
     """Train a model on the train part, keep the epoch that is best on the val part, write it as a checkpoint.
@@ -80,6 +81,8 @@ def train(
     dataset, source = opened.dataset, opened.source
     assert dataset is not None
     train_name, val_name = _parts(dataset.parts(), opened.info.name)
+    train_part, train_notes = usable_part(dataset, train_name, cache=cache)
+    val_part, val_notes = usable_part(dataset, val_name, cache=cache)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = source.build()
@@ -90,8 +93,8 @@ def train(
         module,
         opened.task,
         opened.info,
-        dataset.part(train_name),
-        dataset.part(val_name),
+        train_part,
+        val_part,
         source.input,
         options or TrainOptions(),
         folder,
@@ -100,12 +103,20 @@ def train(
         header=header,
     )
     atomic_write(place, done.weights.read_bytes())
-    metrics = score_session(TorchSession(module), opened, dataset.part(val_name))
+    metrics = score_session(TorchSession(module), opened, val_part)
     if done.stopped in ("completed", "patience"):
         shutil.rmtree(folder, ignore_errors=True)
     size = (source.input.height, source.input.width)
     return TrainResult(
-        place, done.epochs, done.best_epoch, metrics, val_name, done.seconds, done.stopped, size, source.notes
+        place,
+        done.epochs,
+        done.best_epoch,
+        metrics,
+        val_name,
+        done.seconds,
+        done.stopped,
+        size,
+        (*source.notes, *train_notes, *val_notes),
     )
 
 
