@@ -31,7 +31,7 @@ __all__ = ["answer", "compare", "verify_file"]
 N_TRACED = 2
 """Images on which every layer is compared."""
 FLOAT_STEP = {"float32": 1e-4, "float16": 1e-2, "dynamic": 2e-2}
-"""One "code" of an output without integer format, as a fraction of its range; smaller differences count as none. Another
+"""One "code" of an output without integer format, as a fraction of its range; less counts as none. Another
 order of sums changes that much: a dynamic scale depends on them, and with it which way ties are rounded."""
 HALF_ULP, SINGLE = 2.0**-9, 1e-4
 """How far a layer in half or single precision may be off, as a fraction of its largest value."""

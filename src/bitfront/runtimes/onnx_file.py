@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,23 @@ from bitfront.contracts import InputContract, OutputContract
 from bitfront.errors import DataError
 from bitfront.record import SCHEMA, from_json, to_json
 
-__all__ = ["KEY", "header", "load_model", "read_contract"]
+__all__ = ["DTYPES", "KEY", "contract_of", "header", "layout", "load_model", "read_contract"]
 
 KEY = "bitfront"
 """Key of the metadata property that holds the contract as JSON."""
+
+DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT8: "int8",
+}
+"""What an input contract may say of a file's input."""
+
+
+def layout(shape: Sequence[Any]) -> str:
+    """Return ``nchw`` or ``nhwc`` for an input shape: the axis with 1, 3 or 4 entries holds the channels."""
+    return "nhwc" if shape[1] not in (1, 3, 4) and shape[-1] in (1, 3, 4) else "nchw"
 
 
 def header(contract: InputContract, output: OutputContract, **facts: Any) -> dict[str, str]:
@@ -46,8 +60,8 @@ def load_model(path: Path) -> onnx.ModelProto:
 def read_contract(path: Path) -> tuple[InputContract, OutputContract, dict[str, Any]] | None:
     """Return the contracts and the header that bitfront wrote into an ONNX file; ``None`` for other people's files.
 
-    The header has ``schema, tool, recipe, plan, graph``. Only data is read. Raises DataError for damaged files and
-    for files of a newer bitfront.
+    The header has ``schema, tool, recipe`` and ``plan, graph`` (or ``foreign``, see :mod:`.onnx_foreign`). Only data is
+    read. Raises DataError for damaged files and for files of a newer bitfront.
     """
     return contract_of(load_model(path), path)
 

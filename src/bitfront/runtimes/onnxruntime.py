@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bitfront
-from bitfront.contracts import InputContract, OutputContract
-from bitfront.errors import DataError, DeviceError, one_line
+from bitfront.contracts import DataInfo, InputContract, OutputContract
+from bitfront.errors import one_line
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.store import atomic_write
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from bitfront.runtimes.onnx_foreign import Description
+    from bitfront.runtimes.onnx_session import OnnxSession
 
-__all__ = ["OnnxRuntime", "OnnxSession", "observe"]
-
-_NUMPY_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-}
+__all__ = ["OnnxRuntime"]
 
 
 class OnnxRuntime:
@@ -47,7 +41,9 @@ class OnnxRuntime:
 
     def version(self) -> str:
         """Version of ONNX Runtime."""
-        return str(_engine().__version__)
+        from bitfront.runtimes import onnx_session
+
+        return str(onnx_session.engine().__version__)
 
     def export(self, graph: Graph, plan: Plan, folder: Path, contract: InputContract, output: OutputContract) -> Path:
         """Write ``folder/model.onnx`` and return its path; equal arguments give equal bytes.
@@ -72,154 +68,26 @@ class OnnxRuntime:
 
     def open(self, path: Path, threads: int = 1) -> OnnxSession:
         """Open an ``.onnx`` file, ours or another's. Raises DataError when it is damaged or ONNX Runtime refuses it."""
-        return OnnxSession(path, threads)
+        from bitfront.runtimes import onnx_session
 
+        return onnx_session.OnnxSession(path, threads)
 
-class OnnxSession:
-    """An opened ``.onnx`` file; see :class:`bitfront.contracts.Session`."""
+    def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
+        """Return how to feed and read an ``.onnx`` file; see :func:`bitfront.runtimes.onnx_foreign.describe`."""
+        from bitfront.runtimes import onnx_foreign
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        from bitfront.runtimes import onnx_file
+        return onnx_foreign.describe(path, preprocess, info)
 
-        self.path = path
-        self.threads = threads
-        model = onnx_file.load_model(path)
-        known = onnx_file.contract_of(model, path)
-        self._is_ours = known is not None
-        self._engine = _start(model.SerializeToString(), str(path), options(threads, signed=self._is_ours))
-        feed = self._engine.get_inputs()[0]
-        dtype = _NUMPY_TYPES.get(feed.type)
-        if dtype is None or len(feed.shape) != 4:
-            raise DataError(
-                f"'{path}' takes {feed.type} of shape {feed.shape}, not images",
-                hint="its first input must have four axes and be float32, float16, uint8 or int8",
-            )
-        self._feed, self._dtype = feed.name, np.dtype(dtype)
-        self._batch = feed.shape[0] if isinstance(feed.shape[0], int) else None
-        self._layout = known[0].layout if known else layout(feed.shape)
-        self._scale, self._zero = (known[0].scale, known[0].zero_point) if known else (1.0, 0)
-        self._output = self._engine.get_outputs()[0].name
+    def export_foreign(
+        self, path: Path, recipe: str, batches: Iterable[NDArray[np.float32]], folder: Path, preprocess: str = ""
+    ) -> Path:
+        """Quantize a file that the graph cannot hold; see :func:`bitfront.runtimes.onnx_foreign.export`."""
+        from bitfront.runtimes import onnx_foreign
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Run normalized float32 ``(b, c, h, w)`` images; returns the first output as the file has it.
+        return onnx_foreign.export(path, recipe, batches, folder, onnx_foreign.describe(path, preprocess))
 
-        Raises DataError when the images do not fit the file.
-        """
-        return self._run(self._engine, images, [self._output])[0]
+    def observe(self, graph: Graph) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+        """Return a function from a batch to the float32 values of every tensor, for calibration."""
+        from bitfront.runtimes import onnx_session
 
-    def trace(self, images: NDArray[np.float32], optimized: bool = True) -> dict[str, NDArray[Any]]:
-        """Return every inner tensor that the file names: codes of quantized tensors, values of the others.
-
-        The model is opened once more with all tensors as outputs. ONNX Runtime still fuses Conv, QuantizeLinear and
-        their like, so integer kernels are those of :meth:`run`; ``optimized=False`` switches all fusion off.
-        """
-        from bitfront.runtimes import onnx_file, onnx_trace
-
-        model = onnx_file.load_model(self.path)
-        tensors = onnx_trace.expose(model)
-        settings = options(self.threads, optimized, signed=self._is_ours)
-        engine = _start(model.SerializeToString(), str(self.path), settings)
-        try:
-            values = self._run(engine, images, [source for source, _ in tensors])
-        finally:
-            del engine
-        return {name: value for (_, name), value in zip(tensors, values, strict=True)}
-
-    def close(self) -> None:
-        """Free the engine."""
-        self._engine = None
-
-    def _run(self, engine: Any, images: NDArray[np.float32], names: Sequence[str]) -> list[NDArray[Any]]:
-        if engine is None:
-            raise DataError(f"'{self.path}' is closed", hint="open it again")
-        size = self._batch or len(images)
-        feeds = self._encode(images)
-        parts = [_infer(engine, names, self._feed, feeds[i : i + size], self.path) for i in range(0, len(feeds), size)]
-        return [np.concatenate(columns) if len(columns) > 1 else columns[0] for columns in zip(*parts, strict=True)]
-
-    def _encode(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Bring images to the dtype and layout of the file's input."""
-        feeds: NDArray[Any] = images if self._layout == "nchw" else images.transpose(0, 2, 3, 1)
-        if self._dtype.kind in "iu":
-            limits = np.iinfo(self._dtype)
-            feeds = np.clip(np.rint(feeds / np.float32(self._scale)) + self._zero, limits.min, limits.max)
-        return np.ascontiguousarray(feeds, self._dtype)
-
-
-def observe(graph: Graph, threads: int = 1) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Return a function from a batch ``(b, c, h, w)`` to the float32 values of the input and every activation.
-
-    The float network runs in ONNX Runtime, in memory: the fast way to collect ranges.
-    """
-    from bitfront.runtimes import onnx_trace, onnx_writer
-
-    shape = graph.tensors[graph.inputs[0]].shape
-    contract = InputContract(height=shape[2], width=shape[3])
-    model = onnx_writer.write(graph, Plan("float32"), contract, metadata={})
-    names = [node.output for node in graph.nodes if graph.tensors[node.output].kind == "activation"]
-    onnx_trace.declare(model, names)
-    engine = _start(model.SerializeToString(), "the float network", options(threads))
-
-    def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        feeds = np.ascontiguousarray(batch, np.float32)
-        values = _infer(engine, names, graph.inputs[0], feeds, Path("the float network"))
-        return {graph.inputs[0]: feeds, **dict(zip(names, values, strict=True))}
-
-    return run
-
-
-def layout(shape: Sequence[Any]) -> str:
-    """Return ``nchw`` or ``nhwc`` for an input shape: the axis with 1, 3 or 4 entries holds the channels."""
-    return "nhwc" if shape[1] not in (1, 3, 4) and shape[-1] in (1, 3, 4) else "nchw"
-
-
-# --- the engine ------------------------------------------------------------------------------------------------------
-def _engine() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(f"ONNX Runtime is not usable: {error}", hint="pip install onnxruntime") from error
-    return onnxruntime
-
-
-def options(threads: int, optimized: bool = True, signed: bool = False) -> onnxruntime.SessionOptions:
-    """Return session options: sequential, no spinning threads, deterministic, silent.
-
-    ``signed`` lets integer kernels take int8 activations, as on Arm; on x86 ONNX Runtime would leave most in float.
-    """
-    ort = _engine()
-    result = ort.SessionOptions()
-    result.intra_op_num_threads = threads
-    result.inter_op_num_threads = 1
-    result.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    level = ort.GraphOptimizationLevel
-    result.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    result.use_deterministic_compute = True
-    result.log_severity_level = 4
-    for pool in ("intra", "inter"):
-        result.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
-    result.add_session_config_entry("session.qdqisint8allowed", str(int(signed)))
-    return result
-
-
-def _start(model: bytes, name: str, settings: onnxruntime.SessionOptions) -> Any:
-    ort = _engine()
-    try:
-        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise DataError(f"ONNX Runtime refuses '{name}': {_reason(error)}", hint="export or copy it again") from error
-
-
-def _infer(engine: Any, names: Sequence[str], feed: str, images: NDArray[Any], path: Path) -> list[NDArray[Any]]:
-    try:
-        result: list[NDArray[Any]] = engine.run(list(names), {feed: images})
-    except Exception as error:
-        raise DataError(
-            f"ONNX Runtime cannot run '{path}' on {images.dtype} {images.shape}: {_reason(error)}",
-            hint="feed it as its input contract says, or export it again",
-        ) from error
-    return result
-
-
-def _reason(error: Exception) -> str:
-    return one_line(str(error))[:300]
+        return onnx_session.observe(graph)
