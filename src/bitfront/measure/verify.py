@@ -9,7 +9,7 @@ differ only because one tie far above was rounded the other way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from bitfront.quant.plan import Plan
 from bitfront.record import Agreement, digest_file
 from bitfront.simulate import reference
 
-__all__ = ["answer", "compare", "verify_file"]
+__all__ = ["answer", "compare", "compare_float", "verify_file"]
 
 N_TRACED = 2
 """Images on which every layer is compared."""
 FLOAT_STEP = {"float32": 1e-4, "float16": 1e-2, "dynamic": 2e-2}
 """One "code" of an output without integer format, as a fraction of its range; less counts as none. Another
 order of sums changes that much: a dynamic scale depends on them, and with it which way ties are rounded."""
+MIN_READOUT = 0.95
+"""Share of equal answers at which a file without reference passes."""
 HALF_ULP, SINGLE = 2.0**-9, 1e-4
 """How far a layer in half or single precision may be off, as a fraction of its largest value."""
 _EXACT = ("conv", "dense")
@@ -80,9 +82,7 @@ def compare(  # noqa: PLR0917
     """
     if not plan.formats and float_graph is not None:
         graph = float_graph
-    unit = _unit(graph, plan)
-    counts = _Counts()
-    first: str | None = None
+    unit, counts, first = _unit(graph, plan), _Counts(), None
     session = runtime.open(path)
     try:
         trace = getattr(session, "trace", None)
@@ -93,27 +93,61 @@ def compare(  # noqa: PLR0917
                 first = first_difference(graph, plan, image, trace(image), runtime.tolerance_codes)
     finally:
         session.close()
+    depth = f"every layer on {min(counts.images, N_TRACED)} images" if trace is not None else "outputs only"
+    return replace(
+        _agreement(runtime, counts, unit, f"bitfront reference, plan {plan.id[:12]}; {depth}"),
+        verified=first is None and counts.largest <= runtime.tolerance_codes,
+        first_difference=first,
+    )
+
+
+def compare_float(  # noqa: PLR0917
+    runtime: Runtime,
+    path: Path,
+    float_path: Path,
+    contract: InputContract,
+    output: OutputContract,
+    images: NDArray[np.float32] | Iterable[NDArray[np.float32]],
+) -> Agreement:
+    """Compare a file that has no reference with the float file it was made from, in the same runtime.
+
+    ``verified`` then only means that ``MIN_READOUT`` of the final answers are the same; ``reference`` says so.
+    Arguments and errors are those of :func:`compare`.
+    """
+    unit = _Unit(FLOAT_STEP["float16"], f"{FLOAT_STEP['float16']:g} of the output's range", relative=True)
+    counts = _Counts()
+    first, second = runtime.open(float_path), runtime.open(path)
+    try:
+        for image in _single(images, contract):
+            counts.add(first.run(image), second.run(image), unit, output)
+    finally:
+        first.close()
+        second.close()
+    agreement = _agreement(
+        runtime, counts, unit, f"the float file {digest_file(float_path)[:12]}; no integer reference"
+    )
+    return replace(agreement, verified=agreement.readout_agreement >= MIN_READOUT)
+
+
+def _agreement(runtime: Runtime, counts: _Counts, unit: _Unit, against: str) -> Agreement:
+    """What the outputs say; not verified yet."""
     if not counts.images:
         raise DataError("there are no images to verify on", hint="give at least one image")
     model, flags = cpu()
     return Agreement(
-        verified=first is None and counts.largest <= runtime.tolerance_codes,
+        verified=False,
         max_code_difference=counts.largest,
         unit=unit.words,
         differing_fraction=counts.differing / counts.values,
         readout_agreement=counts.same / counts.answers,
         tolerance=runtime.tolerance_codes,
-        first_difference=first,
+        first_difference=None,
         n_images=counts.images,
         runtime=f"{runtime.name} {runtime.version()}",
         cpu=" ".join([model, *flags]),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        reference=f"bitfront reference, plan {plan.id[:12]}" + _depth(trace is not None, counts.images),
+        reference=against,
     )
-
-
-def _depth(traced: bool, n_images: int) -> str:
-    return f"; every layer on {min(n_images, N_TRACED)} images" if traced else "; outputs only"
 
 
 def verify_file(path: Path, sha256: str) -> None:

@@ -174,7 +174,8 @@ def _output(model: onnx.ModelProto, path: Path, contract: InputContract) -> tupl
         values = session.run(black)
     finally:
         session.close()
-    if values.ndim not in (3, 4):
+    size = values.shape[1:3] if values.ndim == 3 or contract.layout == "nhwc" else values.shape[2:4]
+    if values.ndim not in (3, 4) or size[0] * contract.width != size[1] * contract.height:
         raise DataError(f"'{path}' gives {values.shape}, not a map", hint="segmentation needs (batch, classes, h, w)")
     if values.dtype.kind in "iub":
         return OutputContract("labels", layout=contract.layout), (f"{path.name}: integer output, taken as labels",)
