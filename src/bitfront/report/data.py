@@ -124,7 +124,7 @@ def from_run(run: Run) -> ReportData:
         path=run.path,
         budget=run.budget,
         records=records,
-        baseline=str(run.value("baseline") or _first_float(records)),
+        baseline=str(run.value("baseline") or _best_float(records)),
         chosen=str(verdict.get("chosen") or (members[0].id if members else "")),
         folders={m.id: m.name for m in members},
         curves=tuple(_curve(training) for training in run.trainings().values()),
@@ -140,8 +140,11 @@ def from_run(run: Run) -> ReportData:
     )
 
 
-def _first_float(records: tuple[Record, ...]) -> str:
-    return next((r.id for r in records if r.candidate.recipe == "float32" and score_of(r) is not None), "")
+def _best_float(records: tuple[Record, ...]) -> str:
+    """The float32 candidate with the best val score, of equals the cheapest: what losses of score refer to."""
+    floats = [r for r in records if r.candidate.recipe == "float32" and r.val is not None]
+    best = max(floats, key=lambda r: (score_of(r) or 0.0, -(r.macs or 0), r.id), default=None)
+    return "" if best is None else best.id
 
 
 def _curve(training: Mapping[str, Any]) -> Curve:

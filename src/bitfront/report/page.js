@@ -54,7 +54,7 @@
       const x = scale(current.x, [box.left, box.right], current.log);
       const y = scale(current.y, [box.bottom, box.top], false);
       const root = s("svg", { viewBox: `0 0 ${w} ${hgt}`, role: "group", "aria-label": current.label });
-      const nx = Math.max(2, Math.floor(w / 70)), ny = Math.max(2, Math.floor(hgt / 48));
+      const nx = Math.max(2, Math.floor(w / 70)), ny = Math.max(2, Math.floor(hgt / (hgt > 300 ? 75 : 48)));
       for (const t of linearTicks(...current.y, ny)) {
         root.append(s("line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) }));
         root.append(s("text", { x: box.left - 8, y: y(t) + 4, "text-anchor": "end" }, tickText(t)));
@@ -119,7 +119,7 @@
   function dot(plane, p, x, y, box) {
     const px = clamp(x(Math.max(p.x, 1e-12)), box.left, box.right), py = clamp(y(p.y), box.top, box.bottom);
     const outside = p.y < plane.y_range[0] || p.y > plane.y_range[1] || p.x < plane.x_range[0] || p.x > plane.x_range[1];
-    const r = p.rank ? 9 : 4.5;
+    const r = p.rank ? (box.right < 420 ? 7 : 9) : 4.5;
     const lost = p.status === "dropped" || p.status === "failed";
     const text = `${p.y.toFixed(2)} % at ${short(p.x)} ${plane.axis.unit}${outside ? " (off the scale)" : ""}`;
     const kind = p.rank ? `front ${p.rank}` : p.status;
@@ -133,7 +133,7 @@
     else g.append(s("circle", { class: "body", r }));
     if (p.baseline) g.append(s("circle", { class: "ring", r: r + 4 }));
     g.append(s("circle", { class: "halo", r: r + 1.5 }));
-    if (p.rank) g.append(s("text", { y: 4 }, String(p.rank)));
+    if (p.rank) g.append(s("text", { y: r > 8 ? 4 : 3.2 }, String(p.rank)));
     const show = () => showTip(planeHost, p.label, text, px, py);
     g.addEventListener("mouseenter", show);
     g.addEventListener("focus", show);

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bitfront.record import Budget, Record, content_id
 from bitfront.report.data import ReportData, latency_ms, score_of, shown_metrics
+from bitfront.search import front
 
 __all__ = [
     "AXES",
@@ -149,13 +152,8 @@ def staircase(points: Iterable[tuple[float, float]]) -> tuple[tuple[float, float
 
 def hypervolume(points: Iterable[tuple[float, float]], max_x: float) -> float:
     """Share of the rectangle [0, max_x] x [0, 1] dominated by points (cost, score in [0, 1]); in [0, 1]."""
-    if max_x <= 0:
-        return 0.0
-    area, line = 0.0, staircase(p for p in points if p[0] <= max_x)
-    for n, (x, y) in enumerate(line):
-        right = line[n + 1][0] if n + 1 < len(line) else max_x
-        area += (right - x) * y
-    return area / max_x
+    costs = np.array([(x, -y) for x, y in points]).reshape(-1, 2)
+    return front.hypervolume(costs, (max_x, 0.0)) / max_x if max_x > 0 else 0.0
 
 
 def progress(data: ReportData) -> tuple[tuple[int, float], ...]:
@@ -230,7 +228,7 @@ def gains(data: ReportData) -> tuple[Gain, ...]:
     found = []
     for recipe in dict.fromkeys(r.candidate.recipe for r in data.records if r.candidate.recipe != "float32"):
         pairs = [
-            (r, ms / base)
+            (r, r.latency.ratio if r.latency and r.latency.ratio is not None else ms / base)
             for r in data.records
             if r.candidate.recipe == recipe
             and (ms := latency_ms(r)) is not None
@@ -295,24 +293,25 @@ def checks(data: ReportData, record: Record) -> tuple[Check, ...]:
     floor = score_floor(data)
     if floor is not None:
         score = score_of(record)
-        found.append(Check("score", score, floor, score is not None and score >= floor - 1e-12))
+        found.append(Check("score", score, floor, score is not None and score >= floor))
     return tuple(found)
 
 
 def judge(data: ReportData) -> Verdict:
     """Say whether the front meets the budget; when it does not, name the member that misses by the least."""
-    front = data.front
-    if not front:
+    members, base = data.front, data.record(data.baseline)
+    if not members:
         return Verdict("empty", None)
-    held = {r.id: checks(data, r) for r in front}
-    fitting = [r for r in front if all(c.met for c in held[r.id])]
-    preferred = data.record(data.chosen)
+    float_score = None if base is None else score_of(base)
+    fitting = front.feasible(members, data.budget, float_score)
     if not fitting:
-        nearest = min(front, key=lambda r: (sum(c.excess for c in held[r.id]), r.id))
-        return Verdict("missed", nearest, held[nearest.id])
-    best = preferred if preferred in fitting else max(fitting, key=lambda r: (score_of(r) or 0.0, r.id))
-    assert best is not None
-    return Verdict("met" if held[best.id] else "unlimited", best, held[best.id])
+        miss = front.nearest_miss(members, data.budget, float_score)
+        assert miss is not None
+        return Verdict("missed", miss[0], checks(data, miss[0]))
+    preferred = [r for r in fitting if r.id == data.chosen]
+    best = preferred[0] if preferred else max(fitting, key=lambda r: (score_of(r) or 0.0, r.id))
+    held = checks(data, best)
+    return Verdict("met" if held else "unlimited", best, held)
 
 
 def _at_most(name: str, value: float | None, limit: float) -> Check:

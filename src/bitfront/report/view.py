@@ -45,7 +45,7 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "name": data.name,
         "summary": _summary(data),
         "verdict": _verdict(data, verdict),
-        "front": {**tables.plain(front), "commands": [commands(data, r)[0] for r in data.front]},
+        "front": {**tables.plain(front), "commands": [next((c for _, c in commands(data, r)), "") for r in data.front]},
         "all": tables.plain(tables.candidates(data, MAX_CANDIDATES)),
         "n_left_out": max(0, len(data.records) - MAX_CANDIDATES),
         "classes": _optional(tables.classes(data)),
