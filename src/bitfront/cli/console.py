@@ -84,15 +84,24 @@ class Progress:
 
     def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Show that ``done`` of ``total`` (0: unknown) of a stage is finished."""
-        if self._console.quiet:
-            return
+        if stage != self._stage:
+            self._stage, self._start = stage, time.monotonic()
+        self._say(stage, self._line(done, total, time.monotonic() - self._start))
+
+    def whole(self, state: Any) -> None:
+        """Show a :class:`bitfront.fitting.progress.Progress`: the work of many stages, with one forecast."""
+        left = "" if state.seconds_left is None else f", {duration(state.seconds_left)} left"
+        self._say(state.stage, f"[{100 * state.done:3.0f} %{left}] {state.stage}: {state.text}")
+
+    def _say(self, stage: str, line: str) -> None:
+        """Show a line, unless one was shown a moment ago."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._start = stage, now
-        if self._last and now - self._last < (TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S):
-            return
-        self._last = now
-        self._show(self._line(done, total, now - self._start))
+        interval = TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S
+        if not self._console.quiet and not (self._last and now - self._last < interval):
+            self._last = now
+            self._show(line)
 
     def _line(self, done: int, total: int, seconds: float) -> str:
         line = self._stage + (f" {done}/{total}" if total else f" {done}" if done else "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from bitfront.cli import units
-from bitfront.cli.console import Answer, percent, size, table
-from bitfront.cli.options import Runs, Shared
+from bitfront.cli.console import Answer, duration, percent, size, table
+from bitfront.cli.options import (
+    DataText,
+    DryRun,
+    Limit,
+    ModelOptions,
+    ModelText,
+    Runs,
+    Seed,
+    Set,
+    Shared,
+    Threads,
+    knobs,
+)
 
 if TYPE_CHECKING:
     from bitfront.record import Budget
     from bitfront.run import FrontMember, Run
 
-__all__ = ["compare", "runs"]
+__all__ = ["compare", "fit", "report", "resume", "runs"]
 
 NOTHING_FITS = 4
 RunName = Annotated[str, Parameter(help="Name or folder of a run.")]
@@ -101,6 +116,132 @@ def run_answer(run: Run) -> Answer:
     return Answer(data, text)
 
 
+def fit(
+    model: ModelText = None,
+    data: DataText = None,
+    /,
+    *,
+    max_latency: Annotated[str | None, Parameter(help="Limit of one image's median latency, e.g. 33ms.")] = None,
+    max_size: Annotated[str | None, Parameter(help="Limit of the file, e.g. 400kB, 0.4MB, 256KiB.")] = None,
+    min_score: Annotated[str | None, Parameter(help="Least score, e.g. 0.95 or 95%.")] = None,
+    max_drop: Annotated[str | None, Parameter(help="Largest loss of score against float, e.g. 0.01 or 1%.")] = None,
+    time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
+    effort: Annotated[str | None, Parameter(help="entry, intermediate or expert: how much is explored.")] = None,
+    recipe: Annotated[
+        list[str] | None, Parameter(help="Recipes to try; float32 always is. Repeatable.", negative=())
+    ] = None,
+    objective: Annotated[
+        list[str] | None, Parameter(help="Axes of the front [default: score, latency, size]. Repeatable.", negative=())
+    ] = None,
+    retrain: Annotated[str | None, Parameter(help="auto, always or never, for models that have weights.")] = None,
+    epochs: Annotated[int | None, Parameter(help="Epochs of a training from scratch.")] = None,
+    batch_size: Annotated[int | None, Parameter(help="Images of a training step.")] = None,
+    learning_rate: Annotated[float | None, Parameter(help="Learning rate at the start.")] = None,
+    augment: Annotated[str | None, Parameter(help="none, light, thesis_000 or thesis_001.")] = None,
+    score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
+    runtime: Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")] = None,
+    device: Annotated[str | None, Parameter(help="Where files are timed [default: host].")] = None,
+    threads: Threads = None,
+    limit: Limit = None,
+    name: Annotated[str | None, Parameter(help="Name of the run [default: model and data].")] = None,
+    runs: Runs = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    set_: Set = None,
+    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Find the Pareto front of verified artifacts of a model on data under a budget.
+
+    MODEL defaults to fast_scnn, DATA to conveyor (generated images). Several values of a knob (--set width=0.25,0.5)
+    are explored, one is fixed. Exits with 4 when nothing meets the budget; the front is written all the same.
+    """
+    from bitfront.fitting.config import Config
+    from bitfront.pipeline import fit as run
+    from bitfront.pipeline import plan
+
+    names = {"max_latency": max_latency, "max_size": max_size, "min_score": min_score, "max_drop": max_drop}
+    limits = budget(shared.fill(**names, time=time))
+    given = shared.fill(
+        model=model, data=data, effort=effort, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
+        batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score, runtime=runtime,
+        device=device, threads=threads, limit=limit, seed=seed,
+    )  # fmt: skip
+    options = {key: value for key, value in given.items() if value is not None}
+    single = shared.fill(recipe=None)["recipe"]
+    if single is not None and "recipes" not in options:
+        options["recipes"] = [single] if isinstance(single, str) else single
+    opening = {key: value for key, value in model_options.fill(shared).items() if value}
+    options |= {**opening, "budget": limits, "settings": knobs(set_, shared)}
+    if dry_run:
+        chosen = options["settings"]
+        several = {k: v for k, v in chosen.items() if isinstance(v, tuple) and not _is_one_size(k, v)}
+        fixed = {k: v for k, v in chosen.items() if k not in several}
+        weights = str(options.get("weights", ""))
+        return _planned(plan(Config(**{**options, "settings": fixed, "space": several, "weights": weights})))
+    where = shared.fill(name=name, runs=runs)
+    progress = shared.progress()
+    command = shlex.join(["bitfront", *sys.argv[1:]])
+    found = run(**options, name=where["name"], runs=where["runs"] or "runs", command=command, progress=progress.whole)
+    progress.clear()
+    return run_answer(found)
+
+
+def _is_one_size(key: str, value: tuple[Any, ...]) -> bool:
+    return key == "resolution" and isinstance(value[0], int)
+
+
+def _planned(plan: dict[str, Any]) -> Answer:
+    lines = [f"{len(plan['networks'])} networks: {', '.join(plan['networks'])}"]
+    lines += [f"recipes: {', '.join(plan['recipes'])}"]
+    lines += [f"{plan['trainings']} trainings, {plan['evaluations']} evaluations"]
+    if plan.get("seconds") is not None:
+        lines.append(f"about {duration(plan['seconds'])}")
+    return Answer({"plan": plan, "evaluations": plan["evaluations"]}, lines, notes=plan.get("notes", ()))
+
+
+def resume(
+    name: RunName,
+    /,
+    *,
+    runs: Runs = None,
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Go on with an interrupted run: what was finished is kept."""
+    from bitfront.pipeline import resume as go_on
+
+    progress = shared.progress()
+    found = go_on(_find(name, runs, shared), progress=progress.whole)
+    progress.clear()
+    return run_answer(found)
+
+
+def _find(name: str, runs: str | None, shared: Shared) -> Path:
+    from bitfront.run import find
+
+    return find(Path(shared.fill(runs=runs)["runs"] or "runs"), name)
+
+
+def report(
+    name: RunName,
+    /,
+    *,
+    open_: Annotated[bool, Parameter(name="--open", help="Open it in the browser.", negative=())] = False,
+    runs: Runs = None,
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Write a run's report and tables again, from its database."""
+    from bitfront.report import write
+    from bitfront.run import Run, project
+
+    run = Run.open(_find(name, runs, shared))
+    page = write(run)
+    project(run)
+    if open_:
+        webbrowser.open(page.resolve().as_uri())
+    return Answer({"run": str(run.path), "report": str(page)}, [str(page)])
+
+
 def runs(
     *,
     failed: Annotated[bool, Parameter(help="List failed and dropped candidates by reason.", negative=())] = False,
@@ -158,13 +299,15 @@ def compare(
     second: RunName,
     /,
     *more: RunName,
+    out: Annotated[Path | None, Parameter(help="Write a page that compares them (.html).")] = None,
     runs: Runs = None,
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
     """Set the fronts of several runs side by side."""
-    from bitfront.run import Run, find
+    from bitfront.report import write_comparison
+    from bitfront.run import Run
 
-    folder = Path(shared.fill(runs=runs)["runs"] or "runs")
-    opened = [Run.open(find(folder, name)) for name in (first, second, *more)]
-    data = {"runs": [{**_summary(run), "front": [front_data(m) for m in run.front]} for run in opened]}
-    return Answer(data, [front_table(run.front, run.name) for run in opened])
+    opened = [Run.open(_find(name, runs, shared)) for name in (first, second, *more)]
+    page = str(write_comparison(opened, out)) if out else None
+    data = {"report": page, "runs": [{**_summary(run), "front": [front_data(m) for m in run.front]} for run in opened]}
+    return Answer(data, [*(front_table(run.front, run.name) for run in opened), *([page] if page else [])])

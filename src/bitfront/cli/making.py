@@ -240,7 +240,8 @@ def benchmark(
     found = run(
         places, seconds=seconds, threads=given["threads"] or 1, runtime=given["runtime"] or "", seed=given["seed"] or 0
     )
-    items, rows = [], []
+    items: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for timed in found:
         latency = timed.latency
         items.append(
