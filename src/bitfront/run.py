@@ -20,7 +20,7 @@ from bitfront.record import Budget, Record, from_json
 from bitfront.rundb import DATABASE, read, read_records, read_results, read_value
 from bitfront.store import atomic_json, atomic_write
 
-__all__ = ["Event", "FrontMember", "Run", "find", "project"]
+__all__ = ["Event", "FrontMember", "Run", "find", "options", "project", "yaml"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def project(run: Run) -> None:
     records = run.records()
     atomic_write(run.path / "results.csv", table(records).encode())
     atomic_write(run.path / "pareto.csv", table([member.record for member in run.front]).encode())
-    atomic_write(run.path / "bitfront.yaml", yaml(run.config).encode())
+    atomic_write(run.path / "bitfront.yaml", yaml(options(run.config)).encode())
     atomic_json(run.path / "env.json", run.environment)
     lines = [f"{event.time} {event.stage}: {event.text}\n" for event in run.events]
     atomic_write(run.path / "log.txt", "".join(lines).encode())
@@ -239,3 +239,23 @@ def yaml(config: Mapping[str, Any]) -> str:
     out = io.StringIO()
     YAML(typ="safe", pure=True).dump(dict(config), out)
     return out.getvalue()
+
+
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration as the keys of ``bitfront.yaml``; what was not asked for is left out."""
+    budget = dict(config.get("budget", {}))
+    found = {
+        **{key: value for key, value in config.items() if key not in ("budget", "space", "settings", "recipes")},
+        "max_latency": _with_unit(budget.get("max_latency_ms"), "ms"),
+        "max_size": _with_unit(budget.get("max_size_bytes"), "B"),
+        "min_score": budget.get("min_score"),
+        "max_drop": budget.get("max_drop"),
+        "time": _with_unit(budget.get("time_s"), "s"),
+        "recipe": list(config.get("recipes", ())),
+        "set": {**config.get("settings", {}), **config.get("space", {})},
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", [], {})}
+
+
+def _with_unit(value: float | None, unit: str) -> str | None:
+    return None if value is None else f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"

@@ -1,0 +1,1 @@
+"""The work of a run: what is explored, trained, exported, timed, chosen and delivered."""

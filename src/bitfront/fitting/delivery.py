@@ -1,0 +1,185 @@
+"""The end of a run: what is dropped, the front, how it stands to the budget, and its folders.
+
+A candidate is *dropped*, with the reason, when its file is not verified, when it loses more of the score of its own
+float32 twin than allowed, or when it is slower than that twin beyond the noise. The rest compete for the front.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bitfront.contracts import Objective
+from bitfront.graph.files import SUFFIX
+from bitfront.record import SCHEMA, Budget, Measurement, Record, content_id, to_json
+from bitfront.search import front as pareto
+from bitfront.store import atomic_json, atomic_write
+
+__all__ = ["MAX_DROP", "baseline", "choose_front", "deliver", "drop", "pick_names", "twins", "with_latency"]
+
+MAX_DROP = 0.01
+"""Loss of score against the float32 twin beyond which a recipe is dropped, unless the budget allows more."""
+FLOAT = "float32"
+
+
+def twins(records: Sequence[Record]) -> dict[str, Record]:
+    """Return candidate id -> the float32 record with the same knobs and weights."""
+    floats = {_same(r): r for r in records if r.candidate.recipe == FLOAT}
+    return {r.id: floats[_same(r)] for r in records if _same(r) in floats}
+
+
+def _same(record: Record) -> str:
+    c = record.candidate
+    return content_id(c.model, c.knobs, c.runtime, c.weights)
+
+
+def with_latency(records: Sequence[Record], measured: Mapping[str, Measurement]) -> list[Record]:
+    """Return the records with their latencies; ratios are against each one's own float32 twin.
+
+    The noise floor of such a ratio is the sum of both floors: it is a quotient of two ratios to a common baseline.
+    """
+    twin_of = twins(records)
+    result = []
+    for record in records:
+        own = measured.get(record.id)
+        base = measured.get(twin_of[record.id].id) if record.id in twin_of else None
+        if own is not None and base is not None and own.ratio and base.ratio:
+            floor = (own.noise_floor or 0.0) + (base.noise_floor or 0.0 if own is not base else 0.0)
+            own = replace(own, ratio=own.ratio / base.ratio, noise_floor=floor)
+        result.append(record if own is None else replace(record, latency=own))
+    return result
+
+
+def drop(records: Sequence[Record], budget: Budget) -> list[Record]:
+    """Return the records, those that must not be on the front marked as dropped, with the reason."""
+    twin_of = twins(records)
+    allowed = max(MAX_DROP, budget.max_drop or 0.0)
+    return [_judged(r, twin_of.get(r.id), allowed) if r.status == "dominated" else r for r in records]
+
+
+def _judged(record: Record, twin: Record | None, allowed: float) -> Record:
+    reason = _loss(record, twin, allowed)
+    return replace(record, status="dropped", reason=reason) if reason else record
+
+
+def _loss(record: Record, twin: Record | None, allowed: float) -> str:
+    agreement = record.agreement
+    if agreement is None or not agreement.verified:
+        first = f": first differs in {agreement.first_difference}" if agreement and agreement.first_difference else ""
+        return f"not verified{first}"
+    if twin is None or twin.id == record.id or twin.val is None or record.val is None:
+        return ""
+    lost = twin.val.value - record.val.value
+    if lost > allowed:
+        return f"loses {100 * lost:.1f} points of {record.val.score} against float32"
+    latency = record.latency
+    if latency is not None and latency.ratio is not None and latency.ratio > 1 + (latency.noise_floor or 0.0):
+        return f"slower than float32 ({latency.ratio:.2f}x)"
+    return ""
+
+
+def baseline(records: Sequence[Record]) -> Record | None:
+    """Return the float32 record that losses of score refer to: the best one, of equals the cheapest."""
+    floats = [r for r in records if r.candidate.recipe == FLOAT and r.val is not None]
+    return max(floats, key=lambda r: (r.val.value if r.val else 0.0, -(r.macs or 0), r.id), default=None)
+
+
+# --- the front -------------------------------------------------------------------------------------------------------
+def choose_front(
+    records: Sequence[Record], objectives: Sequence[Objective], budget: Budget
+) -> tuple[list[Record], dict[str, Any]]:
+    """Return the front's records, the recommended one first, and the verdict on the budget.
+
+    Recommended is the knee of the members that meet the budget; when none does, the nearest miss. The verdict has
+    ``met``, ``chosen`` (an id) and ``miss`` (in words).
+    """
+    floors = [r.latency.noise_floor or 0.0 for r in records if r.latency is not None]
+    noise = {"latency": max(floors)} if floors else {}
+    members = list(pareto.front([r for r in records if r.status == "dominated"], objectives, noise))
+    if not members:
+        return [], {"met": False, "chosen": "", "miss": "no candidate is verified and keeps the score"}
+    float_score = base.val.value if (base := baseline(records)) is not None and base.val else None
+    fitting = list(pareto.feasible(members, budget, float_score))
+    miss = pareto.nearest_miss(members, budget, float_score) if not fitting else None
+    best = miss[0] if miss else fitting[pareto.knee(pareto.costs(fitting, objectives))]
+    members.sort(key=lambda r: (r.id != best.id, -(r.val.value if r.val else 0.0), r.id))
+    return members, {"met": not miss, "chosen": best.id, "miss": miss[1] if miss else ""}
+
+
+def pick_names(members: Sequence[Record], met: bool) -> list[str]:
+    """Return the folder names of the front's members, the recommended one first: ``01_knee``, ``02_fastest``, ..."""
+    titles: dict[str, str] = {}
+    if members:
+        titles[members[0].id] = "knee" if met else "nearest_miss"
+    keys: dict[str, Callable[[Record], float | None]] = {
+        "fastest": lambda r: r.latency.value if r.latency else None,
+        "smallest": lambda r: r.artifact.size_bytes if r.artifact else None,
+        "best_score": lambda r: -r.val.value if r.val else None,
+    }
+    for title, key in keys.items():
+        ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
+        if ranked:
+            titles.setdefault(ranked[0][1], title)
+    return [f"{n:02d}_{titles.get(r.id) or _slug(r)}" for n, r in enumerate(members, 1)]
+
+
+def _slug(record: Record) -> str:
+    size = record.candidate.knobs.get("resolution", ["", ""])
+    return f"{size[0]}x{size[1]}_{record.candidate.recipe}"
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+def deliver(run_folder: Path, members: Sequence[Record], names: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Write ``front/NN_pick/`` for every member: copies of its files, ``manifest.json`` and ``verify.json``.
+
+    Folders of an earlier front of this run are removed. ``facts`` (data, seed, versions) go into every manifest.
+    Raises SpaceError.
+    """
+    front = run_folder / "front"
+    for old in sorted(front.glob("[0-9][0-9]_*")) if front.is_dir() else []:
+        if old.name not in names:
+            _remove(old)
+    for record, name in zip(members, names, strict=True):
+        _deliver(run_folder, front / name, record, facts)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def _deliver(run_folder: Path, folder: Path, record: Record, facts: Mapping[str, Any]) -> None:
+    assert record.artifact is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    source = run_folder / record.artifact.path
+    reference = source.with_suffix(SUFFIX)
+    for path in (source, reference):
+        atomic_write(folder / path.name, path.read_bytes())
+    atomic_json(folder / "verify.json", record.agreement)
+    atomic_json(folder / "manifest.json", manifest(record, facts))
+
+
+def manifest(record: Record, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a front's member says of itself: file, contracts, scores with definitions, where it comes from."""
+    artifact = record.artifact
+    assert artifact is not None
+    scores = {part: m for part, m in (("val", record.val), ("test", record.test)) if m is not None}
+    return {
+        "schema": SCHEMA,
+        "path": Path(artifact.path).name,
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "runtime": artifact.runtime,
+        "recipe": artifact.recipe,
+        "input": to_json(artifact.input),
+        "output": to_json(artifact.output),
+        "metrics": {part: {"score": m.score, "values": m.values, "n": m.n} for part, m in scores.items()},
+        "definitions": next((dict(m.definitions) for m in scores.values()), {}),
+        "latency": to_json(replace(record.latency, samples=())) if record.latency else None,
+        "candidate": {"id": record.id, **to_json(record.candidate)},
+        **json.loads(json.dumps(to_json(facts))),
+    }

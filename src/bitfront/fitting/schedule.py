@@ -1,0 +1,101 @@
+"""What is trained, in which order, and with which options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitfront.fitting.config import Config
+from bitfront.fitting.space import EFFORTS, Architecture
+from bitfront.fitting.training import Training
+from bitfront.sources import Source
+
+__all__ = ["Job", "distance", "nearest", "schedule", "train_options", "usual_epochs"]
+
+SEEN_IMAGES = 8000
+"""Training images, repeats counted, that a training from scratch looks at when nothing is said."""
+MIN_EPOCHS, MAX_EPOCHS = 6, 100
+FINE_SHARE = 0.4
+"""Epochs of a training that starts from weights, relative to one from scratch."""
+N_VALIDATIONS = 8
+RATE, FINE_RATE = 5e-3, 2e-3
+BATCH_SIZE = 8
+AUGMENT = "light"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One architecture and how much it is trained."""
+
+    architecture: Architecture
+    share: float
+    """Epochs relative to a training from scratch; 0 to use the weights as they are given."""
+
+
+def schedule(source: Source, architectures: Sequence[Architecture], retrain: str) -> list[Job]:
+    """Return all architectures in the order of work.
+
+    Given weights are used as they are at the size they were trained at, and trained further at others (unless
+    ``retrain`` says otherwise); such a family goes away from that size, so that each training starts at the nearest one
+    there is. Fresh families are trained from scratch at their smallest size, which costs least, and go on from there;
+    cheap networks come before costly ones, so that a costly one can be given up in their light.
+    """
+    smallest: dict[str, tuple[int, int]] = {}
+    for a in sorted(architectures, key=lambda a: (a.size[0] * a.size[1], a.size)):
+        smallest.setdefault(a.family, a.size)
+
+    def job(a: Architecture) -> tuple[tuple[Any, ...], Job]:
+        native = _native(source, a)
+        if source.kind == "onnx" or retrain == "never" or (retrain == "auto" and native == a.size):
+            return (0, 0.0, a.id), Job(a, 0.0)
+        if native is not None:
+            return (1, distance(native, a.size), a.id), Job(a, FINE_SHARE)
+        cost = math.prod(a.size) * float(a.options.get("width", 1.0) or 1.0) ** 2
+        return (2, cost, a.id), Job(a, 1.0 if a.size == smallest[a.family] else FINE_SHARE)
+
+    return [found for _, found in sorted((job(a) for a in architectures), key=lambda pair: pair[0])]
+
+
+def _native(source: Source, architecture: Architecture) -> tuple[int, int] | None:
+    """The size at which the given weights were trained; ``None`` without weights."""
+    given = source.weights_for(architecture.options, architecture.size)
+    if given is None:
+        return None
+    contract = given.input or source.input
+    return contract.height, contract.width
+
+
+def nearest(
+    architecture: Architecture, trained: Sequence[tuple[Architecture, Training]]
+) -> tuple[Architecture, Training] | None:
+    """Return the training of the same family at the nearest size."""
+    kin = [pair for pair in trained if pair[0].family == architecture.family]
+    return min(kin, key=lambda pair: (distance(pair[0].size, architecture.size), pair[1].id), default=None)
+
+
+def distance(a: tuple[int, int], b: tuple[int, int]) -> float:
+    """Return how far two sizes are apart: the logarithm of the ratio of their pixels."""
+    return abs(math.log(a[0] * a[1] / (b[0] * b[1])))
+
+
+def usual_epochs(config: Config, n_train: int) -> int:
+    """Return the epochs of a training from scratch."""
+    seen = SEEN_IMAGES * EFFORTS[config.effort].epochs
+    return config.epochs or int(np.clip(round(seen / max(n_train, 1)), MIN_EPOCHS, MAX_EPOCHS))
+
+
+def train_options(config: Config, n_train: int, epochs: int, *, fine: bool) -> Any:
+    """Return the :class:`bitfront.train.options.TrainOptions` of one training."""
+    from bitfront.train.options import TrainOptions
+
+    return TrainOptions(
+        epochs=epochs,
+        batch_size=min(config.batch_size or BATCH_SIZE, max(1, n_train)),
+        rate=config.learning_rate or (FINE_RATE if fine else RATE),
+        validate_every=max(1, epochs // N_VALIDATIONS),
+        augment=config.augment or AUGMENT,
+    )

@@ -1,0 +1,95 @@
+"""What all work of a run has in common: the folder and its database, the model and the data, the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitfront import batches
+from bitfront.contracts import Part, Runtime
+from bitfront.errors import DataError
+from bitfront.fitting.config import Config
+from bitfront.record import content_id, to_json
+from bitfront.rundb import RunDb
+from bitfront.scan import scan, without
+from bitfront.verbs.opening import Opened
+
+__all__ = ["Shop", "Tell", "open_shop"]
+
+HOLDOUT = 5
+"""Every so many-th sample of train serves as val when the data has none."""
+
+Tell = Callable[[str, str, float], None]
+"""Called with stage, text and the finished share of the current piece of work."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shop:
+    """What all work of a run has in common."""
+
+    folder: Path
+    db: RunDb
+    opened: Opened
+    runtime: Runtime
+    parts: Mapping[str, Part]
+    """``train``, ``val`` and, where there is one, ``test``; decoded images are kept in memory."""
+    digest: str
+    """Content id of the parts."""
+    seed: int
+    score: str = ""
+    threads: int = 1
+    tell: Tell = field(default=lambda stage, text, share: None)
+
+    def seed_of(self, *names: Any) -> int:
+        """Return the seed of one piece of work: from the run's seed and what the work is."""
+        return int(content_id(self.seed, *names)[:8], 16)
+
+
+def open_shop(db: RunDb, config: Config, opened: Opened, runtime: Runtime, tell: Tell) -> Shop:
+    """Scan the data and make its parts ready: without bad files, limited, decoded once.
+
+    Raises DataError for data that cannot be used.
+    """
+    dataset = opened.dataset
+    assert dataset is not None
+    names = dataset.parts()
+    health = scan(
+        dataset, names, db.folder / "cache", lambda what, i, n: tell("scan", f"{what} {i}/{n}", i / max(n, 1))
+    )
+    db.put("health", {**to_json(health), "warnings": list(health.warnings)})
+    for line in health.warnings[:20]:
+        db.event("scan", line)
+    parts = _with_val({name: health.usable(name, dataset.part(name)) for name in names}, db)
+    parts = {name: _limited(part, config.limit) for name, part in parts.items()}
+    digest = content_id({n: dataset.digest(n) for n in names}, {n: len(p) for n, p in parts.items()}, config.limit)
+    kept = {name: batches.cached(part) for name, part in parts.items()}
+    return Shop(
+        db.folder, db, opened, runtime, kept, digest, config.seed, score=config.score, threads=config.threads, tell=tell
+    )
+
+
+def _with_val(parts: dict[str, Part], db: RunDb) -> dict[str, Part]:
+    """Hold some of train back as val when the data has no val part."""
+    if "val" in parts:
+        return parts
+    if len(parts.get("train", ())) < 2:
+        if "test" in parts:
+            return {"val": parts["test"]}
+        raise DataError("the data has no val part, and too little to hold some back", hint="add a val part")
+    train = parts["train"]
+    held = list(range(HOLDOUT - 1, len(train), HOLDOUT)) or [len(train) - 1]
+    db.event("scan", f"the data has no val part: {len(held)} samples of train are held back for it")
+    others = sorted(set(range(len(train))) - set(held))
+    return {**parts, "train": without(train, held), "val": without(train, others)}
+
+
+def _limited(part: Part, limit: int | None) -> Part:
+    """Return at most ``limit`` samples, evenly apart."""
+    if limit is None or len(part) <= limit:
+        return part
+    kept = set(np.linspace(0, len(part) - 1, limit).astype(int).tolist())
+    return without(part, [i for i in range(len(part)) if i not in kept])

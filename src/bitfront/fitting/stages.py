@@ -1,0 +1,316 @@
+"""The stages of a run, each a method that does its part or reads back what was done before."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from bitfront import __version__, batches
+from bitfront.contracts import Device, Metrics, Objective, Runtime
+from bitfront.errors import BitfrontError, BusyError, DataError, Interrupted, SpaceError, one_line
+from bitfront.fitting.candidates import Network, make_candidate
+from bitfront.fitting.config import Config
+from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, twins, with_latency
+from bitfront.fitting.forecast import Forecast, fitted, probe
+from bitfront.fitting.previews import write_previews
+from bitfront.fitting.progress import Clock, Progress
+from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
+from bitfront.fitting.shop import open_shop
+from bitfront.fitting.space import Architecture
+from bitfront.fitting.training import Training, train_architecture
+from bitfront.measure import timing
+from bitfront.measure.system import system
+from bitfront.record import Candidate, Measurement, Record, from_json
+from bitfront.rundb import RunDb
+from bitfront.verbs.opening import Opened
+from bitfront.verbs.scoring import score_session
+
+__all__ = ["Request", "Work"]
+
+log = logging.getLogger(__name__)
+
+TIMING_S = 15.0
+"""Wall time of the latency measurement, at least."""
+STOPPING = (SpaceError, Interrupted, BusyError)
+"""Errors that stop a run; any other costs one network or one file only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A configuration with everything it names opened."""
+
+    config: Config
+    opened: Opened
+    runtime: Runtime
+    device: Device
+    objectives: Sequence[Objective]
+    architectures: Sequence[Architecture]
+    recipes: Sequence[str]
+
+    def jobs(self) -> list[Job]:
+        """Return all architectures in the order of work."""
+        return schedule(self.opened.source, self.architectures, self.config.retrain)
+
+
+class Work:
+    """One run at work."""
+
+    def __init__(self, db: RunDb, request: Request, report: Callable[[Progress], None] | None) -> None:
+        self.db, self.request, self.config = db, request, request.config
+        self.clock = Clock(report)
+        self.start = time.monotonic()
+        self.spent_before = float(db.get("seconds", 0.0))
+        self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
+        self.shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
+
+    def run(self) -> None:
+        """Do all stages. Raises what stops a run."""
+        self.environment()
+        forecast = self.forecast()
+        trained = self.train(forecast)
+        records = self.candidates(trained, forecast)
+        records = self.time(records)
+        self.front(records)
+        n_front = len(self.db.get("front", []))
+        self.say("end", f"{len(self.db.records())} candidates, {n_front} on the front, {self.seconds:.0f} s")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time that the run worked, earlier sessions included."""
+        return self.spent_before + time.monotonic() - self.start
+
+    def say(self, stage: str, text: str) -> None:
+        """Log a line and show it."""
+        self.db.event(stage, text)
+        self.clock.tell(stage, text)
+
+    def environment(self) -> None:
+        """Store what the run runs on."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {**system(), "bitfront": __version__, "runtime": self.request.runtime.version(), "when": now}
+        self.db.put("environment", facts)
+        for note in self.request.opened.source.notes:
+            self.db.event("model", note)
+
+    # --- plan and train ----------------------------------------------------------------------------------------------
+    def forecast(self) -> Forecast:
+        """Say how long the run will take, and with a limit of time what is left out."""
+        request, config = self.request, self.config
+        jobs = request.jobs()
+        trainings = [job for job in jobs if job.share]
+        if trainings and "train" not in self.shop.parts:
+            raise DataError(
+                f"'{config.data}' has no train part", hint="--retrain never exports given weights as they are"
+            )
+        n_train = len(self.shop.parts.get("train", ()))
+        epochs = usual_epochs(config, n_train)
+        options = train_options(config, n_train, epochs, fine=False) if trainings else None
+        limit, recipes = config.budget.time_s, request.recipes
+
+        def compute() -> Forecast:
+            self.clock.tell("forecast", "timing training steps")
+            found = probe(self.shop, jobs, options, len(recipes))
+            return fitted(found, limit - self.seconds if limit else None)
+
+        found = from_json(
+            Forecast, self.db.cached("forecast", [limit, jobs, options, recipes, self.shop.digest], compute)
+        )
+        self.clock.plan(found.seconds)
+        n_kept, n_trained = len(jobs) - len(found.left_out), len(trainings) - len(found.left_out)
+        training = f", {n_trained} of them trained ({found.epochs} epochs from scratch)" if n_trained else ""
+        self.say(
+            "forecast",
+            f"{n_kept} networks{training}, {len(recipes)} recipes: about {max(1, round(found.seconds / 60))} min",
+        )
+        return found
+
+    def train(self, forecast: Forecast) -> list[tuple[Architecture, Training | None]]:
+        """Train what is planned; a training that fails costs its architecture only."""
+        done: list[tuple[Architecture, Training | None]] = []
+        for job in self.request.jobs():
+            architecture = job.architecture
+            if architecture.id in forecast.left_out:
+                self._lost(architecture, "dropped", "left out to keep the time")
+                continue
+            if not job.share:
+                done.append((architecture, None))
+                continue
+            self.clock.begin(forecast.train_s.get(architecture.id, 0.0))
+            try:
+                training = self._train(job, forecast, [(a, t) for a, t in done if t is not None])
+            except STOPPING:
+                raise
+            except Exception as error:
+                self._lost(architecture, "failed", _reason("training", error))
+                continue
+            if training.given_up:
+                self._lost(architecture, "dropped", training.stopped)
+                continue
+            self.say("train", f"{architecture.label}: {training.best_score:.3f} in {training.seconds:.0f} s")
+            done.append((architecture, training))
+        return done
+
+    def _train(self, job: Job, forecast: Forecast, before: list[tuple[Architecture, Training]]) -> Training:
+        architecture, source = job.architecture, self.request.opened.source
+        start = nearest(architecture, before)
+        fine = start is not None or source.weights_for(architecture.options, architecture.size) is not None
+        epochs = max(1, math.ceil(forecast.epochs * (job.share if fine else 1.0)))
+        options = train_options(self.config, len(self.shop.parts["train"]), epochs, fine=fine)
+        weights = self.db.folder / start[1].weights if start else None
+        return train_architecture(self.shop, architecture, options, weights, [t for _, t in before])
+
+    def _lost(self, architecture: Architecture, status: str, reason: str) -> None:
+        """Record an architecture that has no files."""
+        source = self.request.opened.source
+        candidate = Candidate(source.name, architecture.knobs, "float32", self.request.runtime.name)
+        self.db.record(Record(candidate, status, reason))
+        self.say(status, f"{architecture.label}: {reason}")
+
+    # --- candidates ---------------------------------------------------------------------------------------------------
+    def candidates(self, trained: Sequence[tuple[Architecture, Training | None]], forecast: Forecast) -> list[Record]:
+        """Export, verify and score every recipe of every network."""
+        records: list[Record] = []
+        links: dict[str, str] = {}
+        for architecture, training in trained:
+            weights = self.db.folder / training.weights if training else None
+            network = Network(self.shop, architecture, weights)
+            for recipe in self.request.recipes:
+                self.clock.begin(forecast.candidate_s.get(architecture.id, 0.0))
+                self.clock.tell("candidates", f"{architecture.label} {recipe}")
+                record = self._candidate(network, recipe, training)
+                records.append(record)
+                if training:
+                    links[record.id] = training.id
+        self.db.put("training", links)
+        return records
+
+    def _candidate(self, network: Network, recipe: str, training: Training | None) -> Record:
+        try:
+            record = make_candidate(network, recipe, training.seconds if training else None)
+        except STOPPING:
+            raise
+        except Exception as error:
+            record = Record(network.candidate(recipe), "failed", _reason(recipe, error))
+            self.db.event("failed", f"{record.candidate.label}: {record.reason}")
+        self.db.record(record)
+        return record
+
+    # --- time, front --------------------------------------------------------------------------------------------------
+    def time(self, records: Sequence[Record]) -> list[Record]:
+        """Drop what loses its score, time the rest together, drop what loses time."""
+        budget = self.config.budget
+        records = drop(records, budget)
+        wants_time = any(o.name == "latency" for o in self.request.objectives) or budget.max_latency_ms is not None
+        if wants_time:
+            timed = [r for r in records if r.status == "dominated"]
+            timed += [t for r in timed if (t := twins(records).get(r.id)) is not None and t.status != "dominated"]
+            measured = self._measure(list({r.id: r for r in timed}.values()))
+            records = drop(with_latency(records, measured), budget)
+        for record in records:
+            self.db.record(record)
+        return records
+
+    def _measure(self, records: Sequence[Record]) -> dict[str, Measurement]:
+        if not records:
+            return {}
+        files = {r.id: r.artifact.sha256 for r in records if r.artifact}
+        inputs = [files, self.config.threads, self.request.device.name, self.request.runtime.version()]
+
+        def compute() -> dict[str, Measurement]:
+            self.clock.tell("time", f"timing {len(records)} files in turns")
+            return self._timed(records)
+
+        stored = self.db.cached("time", inputs, compute)
+        return {key: from_json(Measurement, value) for key, value in stored.items()}
+
+    def _timed(self, records: Sequence[Record]) -> dict[str, Measurement]:
+        sessions: dict[str, Any] = {}
+        images: dict[str, Any] = {}
+        part, runtime = self.shop.parts["val"], self.request.runtime
+        try:
+            for record in records:
+                assert record.artifact is not None
+                sessions[record.id] = runtime.open(self.db.folder / record.artifact.path, self.config.threads)
+                images[record.id] = next(batches.evaluation(part, record.artifact.input, 1))[0].images
+            floats = [r for r in records if r.candidate.recipe == "float32"] or list(records)
+            largest = max(floats, key=lambda r: (r.macs or 0, r.id))
+            return timing.measure(
+                sessions,
+                images,
+                largest.id,
+                seconds=TIMING_S,
+                threads=self.config.threads,
+                device=self.request.device.name,
+            )
+        finally:
+            for session in sessions.values():
+                session.close()
+
+    def front(self, records: Sequence[Record]) -> None:
+        """Choose the front, score it on test, write its folders and the report's material."""
+        members, verdict = choose_front(records, self.request.objectives, self.config.budget)
+        members = [replace(r, status="front", test=self._test(r)) for r in members]
+        names = pick_names(members, verdict["met"])
+        for record in members:
+            self.db.record(record)
+        base = baseline(records)
+        self.db.put("baseline", base.id if base else "")
+        self.db.put("front", [{"name": name, "id": r.id} for name, r in zip(names, members, strict=True)])
+        self.db.put("verdict", verdict)
+        self.db.put("met", verdict["met"])
+        self.clock.tell("front", f"{len(members)} members")
+        deliver(self.db.folder, members, names, self._facts())
+        self._previews(members, records)
+        self.db.put("finished", True)
+
+    def _test(self, record: Record) -> Metrics | None:
+        if "test" not in self.shop.parts or record.artifact is None:
+            return None
+        artifact, opened = record.artifact, self.request.opened
+
+        def compute() -> Metrics:
+            self.clock.tell("test", record.candidate.label)
+            session = self.request.runtime.open(self.db.folder / artifact.path, self.config.threads)
+            try:
+                source = replace(opened.source, input=artifact.input)
+                return score_session(session, opened, self.shop.parts["test"], score=self.config.score, source=source)
+            finally:
+                session.close()
+
+        inputs = [artifact.sha256, artifact.input, artifact.output, self.shop.digest, self.config.score]
+        return from_json(Metrics, self.db.cached("test", inputs, compute))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "data": self.config.data,
+            "data_digest": self.shop.digest,
+            "classes": list(self.request.opened.info.classes),
+            "model": self.config.model,
+            "seed": self.config.seed,
+            "bitfront": __version__,
+            "runtime_version": self.request.runtime.version(),
+            "run": self.db.folder.resolve().name,
+        }
+
+    def _previews(self, members: Sequence[Record], records: Sequence[Record]) -> None:
+        if not members:
+            return
+        shown = next((r for r in members if r.candidate.recipe != "float32"), members[0])
+        shown = members[0] if members[0].candidate.recipe != "float32" else shown
+        twin = twins(records).get(shown.id, shown)
+        write_previews(
+            self.db.folder, self.request.runtime, self.request.opened, self.shop.parts["val"], shown=shown, twin=twin
+        )
+
+
+def _reason(what: str, error: Exception) -> str:
+    """Return one line on what failed; the traceback goes to the log."""
+    log.debug("%s failed", what, exc_info=error)
+    return one_line(
+        f"{what}: {error}" if isinstance(error, BitfrontError) else f"{what}: {type(error).__name__}: {error}"
+    )

@@ -1,0 +1,227 @@
+"""``fit``: the stages in order, under a budget.
+
+scan the data -> declare the space -> forecast -> train every architecture -> export, verify and score every recipe ->
+time the survivors together -> drop what loses -> front -> test part, once per member -> folders and report.
+
+Every stage's result lies in the run's database under the content id of its inputs; ``resume`` is the same call on a
+folder that exists. With the same seed, data and machine the same candidates come out; with objectives that are not
+measured in time (score, size, macs) also the same front, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bitfront import report
+from bitfront.contracts import Device
+from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
+from bitfront.fitting.config import RETRAIN, Config
+from bitfront.fitting.progress import Progress
+from bitfront.fitting.space import EFFORTS, RESOLUTION, architectures, choose_recipes
+from bitfront.fitting.stages import Request, Work
+from bitfront.record import Budget, from_json
+from bitfront.registry import load
+from bitfront.run import Run, project
+from bitfront.rundb import RunDb
+from bitfront.store import claim
+from bitfront.verbs.making import open_runtime
+from bitfront.verbs.opening import open_both
+
+__all__ = ["Progress", "fit", "plan", "resume"]
+
+Report = Callable[[Progress], None]
+
+
+def fit(
+    model: str = "fast_scnn",
+    data: str = "conveyor",
+    *,
+    task: str = "segmentation",
+    reader: str = "",
+    budget: Budget | None = None,
+    space: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    recipes: Sequence[str] | None = None,
+    runtime: str = "onnxruntime",
+    device: str = "host",
+    objectives: Sequence[str] = ("score", "latency", "size"),
+    effort: str = "entry",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    augment: str = "",
+    seed: int = 0,
+    score: str = "",
+    threads: int = 1,
+    retrain: str = "auto",
+    limit: int | None = None,
+    name: str | None = None,
+    runs: Path | str = "runs",
+    command: str = "",
+    progress: Report | None = None,
+) -> Run:
+    """Find the Pareto front of verified artifacts of a model on data under a budget.
+
+    Args:
+        model: catalogue name, checkpoint, ``.onnx`` file or ``package.module:factory``.
+        data: catalogue name, folder or data YAML.
+        task: what is asked of the network.
+        reader: reader of the data folder, when it is not recognised.
+        budget: limits; all of them are optional.
+        space: knob -> values to try, and ``resolution`` -> ``(height, width)`` values.
+        settings: knobs that are fixed; a tuple of values belongs to the space.
+        weights: checkpoint, or folder of them, that architectures start from.
+        preprocess: how a file that does not say it wants to be fed.
+        recipes: quantization recipes to try; float32 always is.
+        runtime: engine that executes the files.
+        device: where they are timed.
+        objectives: axes of the front.
+        effort: ``entry``, ``intermediate`` or ``expert``: how much is explored when nothing is said.
+        epochs: epochs of a training from scratch; those that start from weights take 40 % of them.
+        batch_size: images of a training step.
+        learning_rate: first rate of all trainings.
+        augment: augmentation by name.
+        seed: of everything random.
+        score: metric that drives the search (default: the task's).
+        threads: threads of the engine.
+        retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
+        limit: use at most so many images of each part.
+        name: name of the run (default: model and data).
+        runs: folder of the runs.
+        command: what the user typed, for the record.
+        progress: called with :class:`Progress`.
+
+    Returns:
+        The finished run. Whether it meets the budget is ``run.met``.
+
+    Raises:
+        UsageError: wrong names or options.
+        DataError: data or model files that cannot be used.
+        DeviceError: the runtime cannot be used here.
+        SpaceError: the disk is full; free some and resume.
+        Interrupted: stopped by the user; the state is saved.
+    """
+    fixed, several = _split(settings or {})
+    config = Config(
+        model=model, data=data, reader=reader, task=task, budget=budget or Budget(),
+        space={**several, **(space or {})}, settings=fixed, weights=str(weights or ""), preprocess=preprocess,
+        recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
+        threads=threads, retrain=retrain, limit=limit,
+    )  # fmt: skip
+    request = _open(config)
+    folder = claim(Path(runs), name or _default_name(config))
+    return _work(folder, request, command or f"bitfront fit {model} {data}", progress)
+
+
+def resume(path: Path | str, progress: Report | None = None) -> Run:
+    """Go on with a run: finished work is read back, only unfinished work is done. Raises as :func:`fit`."""
+    run = Run.open(path)
+    stored = run.value("config")
+    if stored is None:
+        raise UsageError(f"{run.path} was stopped before it began", hint="start it again with `bitfront fit`")
+    return _work(run.path, _open(from_json(Config, stored)), "", progress)
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """Return what :func:`fit` would explore, doing nothing: networks, trainings, recipes, evaluations.
+
+    Raises UsageError, DataError.
+    """
+    request = _open(config)
+    return {
+        "networks": [a.label for a in request.architectures],
+        "trainings": sum(job.share > 0 for job in request.jobs()),
+        "recipes": list(request.recipes),
+        "evaluations": len(request.architectures) * len(request.recipes),
+        "notes": list(request.opened.source.notes),
+    }
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings with one value and those with several."""
+    fixed: dict[str, Any] = {}
+    several: dict[str, Any] = {}
+    for key, value in settings.items():
+        is_many = isinstance(value, (list, tuple))
+        if key == RESOLUTION and is_many:
+            is_many = bool(value) and not all(isinstance(side, int) for side in value)
+        (several if is_many else fixed)[key] = value
+    return fixed, several
+
+
+def _open(config: Config) -> Request:
+    """Open all that a configuration names, before anything is written. Raises UsageError, DataError, DeviceError."""
+    for what, value, known in (("effort", config.effort, EFFORTS), ("--retrain", config.retrain, RETRAIN)):
+        if value not in known:
+            raise unknown_name(what, value, known)
+    if not config.objectives:
+        raise UsageError("a front needs an objective", hint="for example score, latency and size")
+    if config.limit is not None and config.limit < 2:
+        raise UsageError(f"--limit {config.limit} leaves too little", hint="give at least 2")
+    device: Device = load("device", config.device)
+    runtime = open_runtime(config.runtime)
+    if runtime.name not in device.runtimes:
+        raise UsageError(f"{device.name} does not run {runtime.name}", hint=f"it runs {', '.join(device.runtimes)}")
+    objectives = [load("objective", name)() for name in config.objectives]
+    fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in config.settings.items()}
+    opened = open_both(
+        config.model,
+        config.data,
+        task=config.task,
+        reader=config.reader,
+        settings=fixed,
+        preprocess=config.preprocess,
+        weights=Path(config.weights) if config.weights else None,
+    )
+    opened.task.meter(opened.info, config.score)  # an unknown score is an error now, not in an hour
+    assert opened.dataset is not None
+    sample = opened.dataset.part(opened.dataset.parts()[0])[0]
+    native = (sample.image.shape[0], sample.image.shape[1])
+    space = {k: [tuple(v) if isinstance(v, list) else v for v in values] for k, values in config.space.items()}
+    shapes = architectures(opened.source, native, EFFORTS[config.effort], space)
+    recipes = choose_recipes(config.recipes, runtime.recipes)
+    if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
+        raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
+    return Request(config, opened, runtime, device, objectives, shapes, recipes)
+
+
+def _default_name(config: Config) -> str:
+    parts = [Path(text).stem if Path(text).suffix else text.rpartition(":")[2] for text in (config.model, config.data)]
+    plain = "_".join(Path(part).name for part in parts)
+    return re.sub(r"[^\w.+-]+", "-", plain).strip("-._+")[:60] or "run"
+
+
+def _work(folder: Path, request: Request, command: str, progress: Report | None) -> Run:
+    with RunDb(folder) as db:
+        if command:
+            db.put("config", request.config)
+            db.put("command", command)
+        db.put("finished", False)
+        work: Work | None = None
+        try:
+            work = Work(db, request, progress)
+            work.run()
+        except KeyboardInterrupt:
+            db.event("interrupted", "stopped by the user; the state is saved")
+            raise Interrupted(
+                "stopped; what was finished is kept", hint=f"`bitfront resume {folder}` goes on"
+            ) from None
+        except Exception as error:
+            db.release_reserve()
+            text = str(error) if isinstance(error, BitfrontError) else traceback.format_exc()
+            db.event("error", text)
+            raise
+        finally:
+            if work is not None:
+                db.put("seconds", work.seconds)
+    run = Run.open(folder)
+    report.write(run)
+    project(run)
+    return run
