@@ -121,61 +121,59 @@ def _mean(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 
 
 def coordinates(n_in: int, n_out: int, mode: str) -> NDArray[np.float32]:
-    """Return the source position of every output pixel along one axis (ONNX Resize, ``coordinate_transformation``)."""
+    """Return the source position of every output pixel along one axis.
+
+    Source: ONNX Resize, ``coordinate_transformation_mode``, in the order of ONNX Runtime's float32 operations.
+    """
     i = np.arange(n_out, dtype=np.float32)
-    scale = np.float32(n_in) / np.float32(n_out)
-    match mode:
-        case "align_corners":
-            return i * (np.float32(n_in - 1) / np.float32(n_out - 1)) if n_out > 1 else i
-        case "half_pixel":
-            return (i + np.float32(0.5)) * scale - np.float32(0.5)
-        case "pytorch_half_pixel":
-            return (i + np.float32(0.5)) * scale - np.float32(0.5) if n_out > 1 else i
-    return i * scale
+    scale = np.float32(n_out) / np.float32(n_in)
+    if mode == "align_corners":
+        return i * np.float32(n_in - 1) / np.float32(n_out - 1) if n_out > 1 else i
+    if mode == "asymmetric":
+        return i / scale
+    if mode == "pytorch_half_pixel" and n_out == 1:
+        return i
+    return (i + np.float32(0.5)) / scale - np.float32(0.5)
 
 
 def _resize(node: Node, x: Array) -> Array:
+    size = node["size"]
+    if x.shape[2:] == tuple(size):
+        return x
+    positions = [coordinates(n_in, n_out, node["coordinates"]) for n_in, n_out in zip(x.shape[2:], size, strict=True)]
     if node["mode"] == "linear":
-        return x if tuple(x.shape[2:]) == tuple(node["size"]) else _interpolate(node, x)
-    for axis in (2, 3):
-        n_in, n_out = x.shape[axis], node["size"][axis - 2]
-        if n_in == n_out:
-            continue
-        position = coordinates(n_in, n_out, node["coordinates"])
-        steps = np.ceil(position - np.float32(0.5)) if node["rounding"] == "round_prefer_floor" else position
-        x = x.take(np.clip(np.floor(steps), 0, n_in - 1).astype(np.intp), axis)
+        return _interpolate(x, *positions)
+    for axis, position in enumerate(positions, 2):
+        steps = np.ceil(position - np.float32(0.5)) if node["rounding"] == "round_prefer_floor" else np.floor(position)
+        x = x.take(np.clip(steps, 0, x.shape[axis] - 1).astype(np.intp), axis)
     return x
 
 
-def _interpolate(node: Node, x: Array) -> Array:
-    """Bilinear interpolation: four taps, each times the product of its two weights, summed in row order."""
-    (y1, y2, upper, lower), (x1, x2, left, right) = (
-        _taps(n_in, n_out, node["coordinates"]) for n_in, n_out in zip(x.shape[2:], node["size"], strict=True)
-    )
-    top, bottom = x.take(y1, 2), x.take(y2, 2)
-    out = top.take(x1, 3)
-    out *= upper[:, None] * left
-    for rows, columns, weight in (
-        (top, x2, upper[:, None] * right),
-        (bottom, x1, lower[:, None] * left),
-        (bottom, x2, lower[:, None] * right),
-    ):
-        tap = rows.take(columns, 3)
-        tap *= weight
-        out += tap
+def _taps(position: NDArray[np.float32], n: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return the two source pixels of every output pixel along one axis, and their weights."""
+    position = np.clip(position, 0, n - 1)
+    first = position.astype(np.intp)
+    second = np.minimum(first + 1, n - 1)
+    upper = position - first.astype(np.float32)
+    lower = second.astype(np.float32) - position
+    edge = first == second
+    upper[edge] = lower[edge] = 0.5
+    return (first, second), (lower, upper)
+
+
+def _interpolate(x: Array, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Array:
+    """Bilinear interpolation: four taps, each times the product of its two weights, added in row order."""
+    row_taps, row_weights = _taps(rows, x.shape[2])
+    column_taps, column_weights = _taps(columns, x.shape[3])
+    out: Array | None = None
+    for taps, row_weight in zip(row_taps, row_weights, strict=True):
+        lines = x.take(taps, 2)
+        for places, column_weight in zip(column_taps, column_weights, strict=True):
+            term = lines.take(places, 3)
+            term *= row_weight[:, None] * column_weight
+            out = term if out is None else np.add(out, term, out=out)
+    assert out is not None
     return out
-
-
-def _taps(n_in: int, n_out: int, mode: str) -> tuple[Array, Array, NDArray[np.float32], NDArray[np.float32]]:
-    """Return the two source indices of every output pixel along one axis, and their weights."""
-    last = n_in - 1
-    position = np.clip(coordinates(n_in, n_out, mode), 0, last)
-    first = np.floor(position).astype(np.intp)
-    second = np.minimum(first + 1, last)
-    weights = [np.abs(position - other.astype(np.float32)) for other in (second, first)]
-    for weight in weights:
-        weight[first == second] = 0.5
-    return first, second, weights[0], weights[1]
 
 
 def _sigmoid(x: Array) -> Array:

@@ -15,7 +15,8 @@ point formats (Qmn) the product by the power of two is exact for any accumulator
 ``max_pool``, ``slice``, ``reshape``, ``transpose``, ``argmax``, ``concat``, ``pad`` and nearest ``resize`` move codes
 when all their formats are equal. ``add``, ``mul`` and ``average_pool`` between 8-bit formats follow
 :mod:`bitfront.simulate.fused`. Everything else decodes to float32, computes as :mod:`bitfront.simulate.operators`
-says, and encodes; so do ``conv`` and ``dense`` when one of the three formats is missing.
+says, and encodes, except for the kernels of :mod:`bitfront.simulate.quantized` (``add``, ``mul``, average pools,
+``softmax`` on 8 bits); ``conv`` and ``dense`` do so when one of the three formats is missing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from bitfront.quant.formats import Affine, Format, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
+from bitfront.simulate.quantized import KERNELS, applies
 
 __all__ = ["bias_codes", "run", "step", "values"]
 
@@ -153,6 +155,12 @@ class _Run:
         if self.moves(node):
             self.codes[node.output] = self.move(node)
             return
+        if form is not None:
+            forms = [integer(self.format(name)) for name in node.inputs]
+            if applies(node.op, [*forms, form]):
+                inputs = [self.code(name) for name in node.inputs]
+                self.codes[node.output] = KERNELS[node.op](node, inputs, [f for f in forms if f], form)
+                return
         if node.op in FUSED and not any(i in self.graph.constants for i in node.inputs):
             forms = [integer(self.format(i)) for i in (*node.inputs, node.output)]
             known = [f for f in forms if f is not None and f.bits <= 8]
@@ -177,6 +185,12 @@ class _Run:
             return _constant(self.graph, self.plan, name)
         form = self.format(name)
         return self.codes[name] if form is None else form.decode(self.codes[name])
+
+    def code(self, name: str) -> Array:
+        """Return the codes of a tensor with an integer format."""
+        if name in self.graph.constants:
+            return _affine(self.plan, name).encode(self.graph.constants[name])
+        return self.codes[name]
 
     def moves(self, node: Node) -> bool:
         """Whether an operator only moves codes."""
