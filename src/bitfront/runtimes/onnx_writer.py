@@ -123,10 +123,14 @@ class _Writer(TensorWriter):
         inputs = [self.read(name, half) for name in node.inputs[:2]]
         if len(node.inputs) > 2:
             inputs.append(self.read_bias(node))
+        x, weight, y = (self.affine(name) is not None for name in (*node.inputs[:2], node.output))
+        target = f"{raw}@kept" if x and y and not weight else raw
         if node.op == "conv":
-            self.emit("Conv", inputs, raw, **conv_attributes(node))
+            self.emit("Conv", inputs, target, **conv_attributes(node))
         else:
-            self.emit("Gemm", inputs, raw, transB=1)
+            self.emit("Gemm", inputs, target, transB=1)
+        if target != raw:  # a sum of one term keeps ONNX Runtime from quantizing the weight on its own
+            self.emit("Sum", [target], raw)
 
     def _is_dynamic(self, node: Node) -> bool:
         return (

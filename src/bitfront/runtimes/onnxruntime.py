@@ -27,7 +27,16 @@ class OnnxRuntime:
     """ONNX Runtime, CPU execution provider."""
 
     name: ClassVar[str] = "onnxruntime"
-    recipes: ClassVar[tuple[str, ...]] = ("float32", "float16", "dynamic", "int8", "int8_s8s8", "int8_portable")
+    recipes: ClassVar[tuple[str, ...]] = (
+        "float32",
+        "float16",
+        "dynamic",
+        "int8",
+        "int8_mixed",
+        "int8_compact",
+        "int8_s8s8",
+        "int8_portable",
+    )
     suffix: ClassVar[str] = ".onnx"
     tolerance_codes: ClassVar[int] = 1
 
