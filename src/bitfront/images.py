@@ -62,8 +62,8 @@ def _taps(n_in: int, n_out: int) -> tuple[tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _nearest(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    rows = ((np.arange(height) + 0.5) * (image.shape[0] / height)).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * (image.shape[1] / width)).astype(np.intp)
+    rows = (2 * np.arange(height) + 1) * image.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * image.shape[1] // (2 * width)
     result: NDArray[Any] = image[rows[:, None], columns]
     return result
 
