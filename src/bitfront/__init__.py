@@ -1,3 +1,58 @@
-"""bitfront fits vision models onto edge devices: model + data + budget in, a Pareto front of verified artifacts out."""
+"""bitfront fits vision models onto edge devices: model + data + budget in, a Pareto front of verified artifacts out.
+
+The commands are functions here, with the same names: ``bitfront.fit(...)``, ``bitfront.evaluate(...)``, ...; nothing is
+imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitfront.pipeline import fit as fit
+    from bitfront.pipeline import resume as resume
+    from bitfront.record import Budget as Budget
+    from bitfront.run import Run as Run
+    from bitfront.sources import open_data as open_data
+    from bitfront.train.options import TrainOptions as TrainOptions
+    from bitfront.verbs.checking import benchmark as benchmark
+    from bitfront.verbs.checking import verify as verify
+    from bitfront.verbs.inspecting import inspect as inspect
+    from bitfront.verbs.making import export as export
+    from bitfront.verbs.making import quantize as quantize
+    from bitfront.verbs.scoring import evaluate as evaluate
+    from bitfront.verbs.scoring import predict as predict
+    from bitfront.verbs.training import train as train
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "Budget": "record",
+    "Run": "run",
+    "TrainOptions": "train.options",
+    "benchmark": "verbs.checking",
+    "evaluate": "verbs.scoring",
+    "export": "verbs.making",
+    "fit": "pipeline",
+    "inspect": "verbs.inspecting",
+    "open_data": "sources",
+    "predict": "verbs.scoring",
+    "quantize": "verbs.making",
+    "resume": "pipeline",
+    "train": "verbs.training",
+    "verify": "verbs.checking",
+}
+
+__all__ = ["__version__", *sorted(_PLACES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'bitfront' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"bitfront.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

@@ -17,11 +17,12 @@ from cyclopts import App, CycloptsError, Group
 
 from bitfront import __version__
 from bitfront.cli.console import Answer, Console
-from bitfront.errors import BitfrontError, one_line
+from bitfront.errors import BitfrontError, Interrupted, SpaceError, UsageError
 
 __all__ = ["COMMANDS", "app", "run"]
 
-INTERNAL, NO_SPACE, INTERRUPTED, BROKEN_PIPE = 70, 75, 130, 141
+BROKEN_PIPE = 141
+"""What a shell reports of a program whose reader went away."""
 
 COMMANDS = {
     "Fit": {
@@ -92,18 +93,18 @@ def _call(tokens: list[str], console: Console) -> Answer:
             return found if isinstance(found, Answer) else Answer({})
         except CycloptsError as error:
             command = " ".join(["bitfront", *(error.command_chain or ())])
-            return _failed(console, 2, "UsageError", one_line(str(error)), f"`{command} --help` lists the options")
+            return Answer({}, failure=UsageError(str(error), hint=f"`{command} --help` lists the options"))
         except BitfrontError as error:
-            return _failed(console, error.exit_code, type(error).__name__, str(error), error.hint)
+            return Answer({}, failure=error)
         except KeyboardInterrupt:
-            return _failed(console, INTERRUPTED, "Interrupted", "interrupted", "nothing half-written is left behind")
+            return Answer({}, failure=Interrupted("interrupted", hint="nothing half-written is left behind"))
         except BrokenPipeError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 hint = "free some, then run the same command again"
-                return _failed(console, NO_SPACE, "SpaceError", one_line(f"no space left: {error}"), hint)
-            return _internal(console, error)
+                return Answer({}, failure=SpaceError(f"no space left: {error}", hint=hint))
+            return Answer({}, failure=_internal(error))
 
 
 def _invoke(tokens: list[str]) -> object:
@@ -112,17 +113,11 @@ def _invoke(tokens: list[str]) -> object:
     return line(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-def _failed(console: Console, code: int, kind: str, message: str, hint: str) -> Answer:
-    console.error(message, hint)
-    return Answer({"error": {"type": kind, "message": message, "hint": hint, "exit_code": code}}, code=code)
-
-
-def _internal(console: Console, error: Exception) -> Answer:
-    """Answer to a fault of ours: one line, and the traceback in a file."""
+def _internal(error: Exception) -> BitfrontError:
+    """Return what is said of a fault of ours: one line, and the traceback in a file."""
     text = "".join(traceback.format_exception(error))
     where = _log(f"{datetime.now(UTC).isoformat(timespec='seconds')} bitfront {__version__}\n{text}\n")
-    message = one_line(f"internal error: {type(error).__name__}: {error}")
-    return _failed(console, INTERNAL, "InternalError", message, f"log at {where}; please report it")
+    return BitfrontError(f"internal error: {type(error).__name__}: {error}", hint=f"log at {where}; please report it")
 
 
 def _log(text: str) -> str:

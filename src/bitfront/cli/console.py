@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
+from bitfront.errors import BitfrontError
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Answer", "Console", "Progress", "duration", "number", "percent", "size", "table"]
+__all__ = ["Answer", "Console", "Progress", "duration", "error_data", "number", "percent", "size", "table"]
 
 PLAIN_INTERVAL_S = 10.0
 """Without a terminal, progress is a line at most this often."""
@@ -26,9 +28,20 @@ class Answer:
     data: Mapping[str, Any]
     text: Sequence[Any] = ()
     """Lines and rich tables."""
-    code: int = 0
     notes: Sequence[str] = field(default_factory=tuple)
     """Lines for stderr, after the result."""
+    failure: BitfrontError | None = None
+    """Why the exit code is not 0, when there is a result all the same."""
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return self.failure.exit_code if self.failure else 0
+
+
+def error_data(error: BitfrontError) -> dict[str, Any]:
+    """Return an error as plain data."""
+    return {"type": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
 
 
 class Console:
@@ -53,14 +66,18 @@ class Console:
 
     def answer(self, answer: Answer) -> None:
         """Print a command's result."""
+        failure = answer.failure
         if self.json:
-            print(json.dumps(answer.data, ensure_ascii=False), file=self.out)
+            data = {**answer.data, "error": error_data(failure)} if failure else answer.data
+            print(json.dumps(data, ensure_ascii=False), file=self.out)
         else:
             for item in answer.text:
                 self._print(item)
         self.out.flush()
         for line in answer.notes:
             self.note(line)
+        if failure:
+            self.error(str(failure), failure.hint)
 
     def _print(self, item: RenderableType) -> None:
         if isinstance(item, str):

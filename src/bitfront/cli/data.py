@@ -58,11 +58,7 @@ def check(
     )
     error = health.error()
     found = {**to_json(health), "classes": list(dataset.info.classes), "warnings": list(health.warnings)}
-    if error is None:
-        return Answer({**found, "usable": True}, text, notes=health.warnings)
-    failure = {"type": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
-    shared.console().error(str(error), error.hint)
-    return Answer({**found, "usable": False, "error": failure}, text, code=error.exit_code)
+    return Answer({**found, "usable": error is None}, text, notes=health.warnings, failure=error)
 
 
 def _classes(health: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import webbrowser
@@ -26,6 +27,7 @@ from bitfront.cli.options import (
     Threads,
     knobs,
 )
+from bitfront.errors import BitfrontError, BudgetError
 
 if TYPE_CHECKING:
     from bitfront.record import Budget
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "fit", "report", "resume", "runs"]
 
-NOTHING_FITS = 4
 RunName = Annotated[str, Parameter(help="Name or folder of a run.")]
 
 
@@ -106,14 +107,12 @@ def run_answer(run: Run) -> Answer:
         "front": [front_data(member) for member in front],
     }
     text: list[Any] = [front_table(front)] if front else ["the front is empty"]
-    miss = "" if run.met else f"nothing meets the budget: {verdict.get('miss') or 'no candidate was finished'}"
-    text += [miss] if miss else []
     text += [f"report: {run.path / 'report.html'}"]
-    if miss:
-        hint = "allow more, or give the search more time; the front above is what there is"
-        data["error"] = {"type": "BudgetError", "message": miss, "hint": hint, "exit_code": NOTHING_FITS}
-        return Answer(data, text, code=NOTHING_FITS, notes=(f"hint: {hint}",))
-    return Answer(data, text)
+    if run.met:
+        return Answer(data, text)
+    miss = verdict.get("miss") or "no candidate was finished"
+    hint = "allow more, or give the search more time; the front is what there is"
+    return Answer(data, text, failure=BudgetError(f"nothing meets the budget: {miss}", hint=hint))
 
 
 def fit(
@@ -249,7 +248,6 @@ def runs(
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
     """List the runs, newest last."""
-    from bitfront.errors import BitfrontError
     from bitfront.run import Run
     from bitfront.rundb import DATABASE
 
@@ -281,7 +279,8 @@ def _summary(run: Run) -> dict[str, Any]:
     records = run.records()
     for record in records:
         if record.status in ("failed", "dropped"):
-            failures[record.reason or record.status] = failures.get(record.reason or record.status, 0) + 1
+            reason = re.sub(r"\s*\(.*?\)|-?\b[0-9][0-9.]*\b", "", record.reason or record.status)
+            failures[reason] = failures.get(reason, 0) + 1
     return {
         "name": run.name,
         "path": str(run.path),

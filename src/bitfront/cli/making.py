@@ -24,10 +24,10 @@ from bitfront.cli.options import (
     required,
 )
 from bitfront.cli.steps import Part, metrics_data
+from bitfront.errors import VerificationError
 
 __all__ = ["benchmark", "export", "quantize", "verify"]
 
-NOT_VERIFIED = 6
 Out = Annotated[Path, Parameter(help="File to write; its manifest and its reference are written beside it.")]
 RuntimeName = Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")]
 
@@ -169,10 +169,12 @@ def _agreement_line(agreement: Any) -> str:
 def _unless_verified(data: dict[str, Any], text: list[Any], agreement: Any) -> Answer:
     if agreement.verified:
         return Answer(data, text)
-    message = f"the file differs from its reference by {agreement.max_code_difference} ({agreement.unit})"
-    hint = f"allowed: {agreement.tolerance}; another recipe (`bitfront list recipes`) may be exact on this machine"
-    data["error"] = {"type": "VerificationError", "message": message, "hint": hint, "exit_code": NOT_VERIFIED}
-    return Answer(data, text, code=NOT_VERIFIED, notes=(f"hint: {hint}",))
+    where = f", first in tensor {agreement.first_difference}" if agreement.first_difference else ""
+    error = VerificationError(
+        f"the file differs from its reference by {agreement.max_code_difference} ({agreement.unit}){where}",
+        hint=f"allowed: {agreement.tolerance}; another recipe (`bitfront list recipes`) may be exact on this machine",
+    )
+    return Answer(data, text, failure=error)
 
 
 def verify(
