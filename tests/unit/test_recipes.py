@@ -108,15 +108,30 @@ def test_moving_operators_pass_their_format_on(graph: Graph, images: list[Array]
     assert plan.formats["logits"] != plan.formats[nodes["logits"].inputs[0]]
 
 
-def test_mixed_leaves_the_ends_in_float(graph: Graph, images: list[Array]) -> None:
-    _, plan = build("int8_mixed", graph, collect(graph, images))
+def test_mixed_leaves_the_ends_in_float(rng: np.random.Generator) -> None:
+    b = Builder()
+    x = b.input("image", (1, 3, 32, 32))
+    a = conv(b, rng, x, 8, stride=2)
+    skip = conv(b, rng, a, 8, stride=2)
+    small = conv(b, rng, skip, 8, groups=8, stride=2)
+    for _ in range(5):
+        last = small = conv(b, rng, small, 8)
+    up = b.node("resize", "up", (last,), mode="linear", size=[8, 8], coordinates="half_pixel")
+    joined = conv(b, rng, b.node("concat", "join", (up, skip), axis=1), 2)
+    logits = b.node("resize", "logits", (joined,), mode="linear", size=[32, 32], coordinates="half_pixel")
+    graph = b.build((logits,))
+    image = rng.normal(size=(1, 3, 32, 32)).astype(np.float32)
+    made, plan = build("int8_mixed", graph, batches=[image])
     layers = [node for node in graph.nodes if node.op == "conv"]
-    assert [layer.inputs[1] in plan.formats for layer in layers] == [False, False, True, True]
-    assert "image" not in plan.formats
-    assert layers[0].output in plan.formats  # the concatenation reads it as well
-    assert layers[1].output in plan.formats
-    assert layers[-1].output in plan.formats
-    assert "logits" not in plan.formats
+    assert [layer.inputs[1] in plan.formats for layer in layers] == [False] * 3 + [True] * 6
+    left_float = {t.name for k in ("input", "activation") for t in graph.named(k)} - set(plan.formats)
+    assert left_float == {x, a, logits}  # the concatenation reads ``skip`` as well
+    assert noise_ratio(graph, made, plan, [image]) < 1e-2
+
+
+def test_mixed_quantizes_most_layers_of_any_network(graph: Graph, images: list[Array]) -> None:
+    _, plan = build("int8_mixed", graph, collect(graph, images))
+    assert [node.inputs[1] in plan.formats for node in graph.nodes if node.op == "conv"] == [False, True, True, True]
 
 
 def test_compact_stores_one_scale_a_weight_and_loses_little(graph: Graph, images: list[Array]) -> None:
