@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["capture"]
 
+FRESH = frozenset(["conv2d", "linear", "batch_norm", "add", "sub", "mul", "div", "cat", "upsample_bilinear2d"])
+"""Operators whose output shares no memory with their inputs."""
+
 
 def capture(module: nn.Module, shape: Sequence[int]) -> Graph:
     """Return the graph of a module for inputs of ``shape`` (1, c, h, w). See ``graph.capture.from_module``."""
@@ -35,7 +38,8 @@ def _export(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedPro
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            return torch.export.export(module.eval(), (image,)).run_decompositions({})
+            program = torch.export.export(module.eval(), (image,))
+            return program if _is_functional(program) else program.run_decompositions({})
     except Exception as error:
         reason = one_line(str(error).strip().split("\n")[0])[:200]
         raise DataError(
@@ -45,6 +49,17 @@ def _export(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedPro
     finally:
         for child, training in modes.items():
             child.training = training
+
+
+def _is_functional(program: torch.export.ExportedProgram) -> bool:
+    """Whether every in-place operator changes a fresh tensor that nothing else reads (making it functional is slow)."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not str(getattr(node.target, "_opname", "")).endswith("_"):
+            continue
+        source = node.args[0]
+        if len(source.users) != 1 or source.op != "call_function" or _op(source) not in FRESH:
+            return False
+    return True
 
 
 def _op(node: fx.Node) -> str:
@@ -90,7 +105,7 @@ class _Importer:
         constant = {n for n, v in self.values.items() if isinstance(v, Constant)}
         unknown: dict[str, str] = {}
         for node in self.nodes:
-            if node.op != "call_function" or node.target is operator.getitem:
+            if node.op != "call_function" or node.target is operator.getitem or not node.users:
                 continue
             if all(n in constant for n in node.all_input_nodes):
                 constant.add(node)
@@ -104,7 +119,7 @@ class _Importer:
         """Import every node and return the graph."""
         outputs: list[str] = []
         for node in self.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and node.users:
                 self.values[node] = self._call(node)
             elif node.op == "output":
                 outputs = [self.tensor(n) for n in _flat(node.args)]

@@ -360,7 +360,7 @@ OPERATORS: Mapping[str, Callable[[Call], Any]] = {
     "slice": _slice,
     "select": _select,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "unflatten"), _reshape),
     **dict.fromkeys(("permute", "transpose", "t"), _transpose),
     "argmax": _argmax,
     **dict.fromkeys(("dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "_to_copy", "to"), _same),
