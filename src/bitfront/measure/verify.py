@@ -82,7 +82,7 @@ def compare(  # noqa: PLR0917
     """
     if not plan.formats and float_graph is not None:
         graph = float_graph
-    unit, counts, first = _unit(graph, plan), _Counts(), None
+    unit, counts, first = output_unit(graph, plan), _Counts(), None
     session = runtime.open(path)
     try:
         trace = getattr(session, "trace", None)
@@ -203,7 +203,7 @@ class _Counts:
         self.answers += same.size
 
 
-def _unit(graph: Graph, plan: Plan) -> _Unit:
+def output_unit(graph: Graph, plan: Plan) -> _Unit:
     """The step of the output's format, or of the last format before it where only linear operators follow."""
     name = graph.outputs[0]
     node = graph.producer(name)
