@@ -269,10 +269,13 @@ def _from_factory(request: _Request) -> Source:
 
 
 def _check_options(name: str, family: Any, options: Mapping[str, Any]) -> None:
-    known = {f.name for f in fields(family)}
-    for option in options:
+    known = {f.name: f.default for f in fields(family)}
+    for option, value in options.items():
         if option not in known:
-            raise unknown_name(f"option of {name}", option, known | {"resolution"})
+            raise unknown_name(f"option of {name}", option, {*known, "resolution"})
+        wants_number = isinstance(known[option], (int, float))
+        if wants_number and not isinstance(value, (int, float)):
+            raise UsageError(f"{name}: {option} is a number, not '{value}'", hint=f"for example {option}={known[option]}")
 
 
 def _build(family: Any, options: Mapping[str, Any], name: str) -> nn.Module:

@@ -21,6 +21,10 @@ from bitfront.errors import BitfrontError, Interrupted, SpaceError, UsageError
 
 __all__ = ["COMMANDS", "app", "run"]
 
+UNUSABLE = {
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""What the operating system says of paths that cannot be used: not a fault of ours."""
 BROKEN_PIPE = 141
 """What a shell reports of a program whose reader went away."""
 
@@ -95,22 +99,32 @@ def _call(tokens: list[str], console: Console) -> Answer:
             command = " ".join(["bitfront", *(error.command_chain or ())])
             return Answer({}, failure=UsageError(str(error), hint=f"`{command} --help` lists the options"))
         except BitfrontError as error:
+            error.hint = error.hint or f"`bitfront {tokens[0]} --help` lists the options"
             return Answer({}, failure=error)
         except KeyboardInterrupt:
             return Answer({}, failure=Interrupted("interrupted", hint="nothing half-written is left behind"))
         except BrokenPipeError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                hint = "free some, then run the same command again"
-                return Answer({}, failure=SpaceError(f"no space left: {error}", hint=hint))
-            return Answer({}, failure=_internal(error))
+            return Answer({}, failure=_refused(error) or _internal(error))
 
 
 def _invoke(tokens: list[str]) -> object:
     line = app()
     line.suppress_keyboard_interrupt = False
     return line(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def _refused(error: Exception) -> BitfrontError | None:
+    """Return what is said when the operating system refuses a file; ``None`` for other faults."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(f"no space left: {error}", hint="free some, then run the same command again")
+    if error.errno in UNUSABLE:
+        name = str(error.filename or "a file")
+        return UsageError(f"cannot use '{name[:80]}': {error.strerror}", hint="check the path and its permissions")
+    return None
 
 
 def _internal(error: Exception) -> BitfrontError:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from bitfront.cli.console import Answer, percent, table
-from bitfront.cli.options import DataText, Seed, Shared, cache_folder, required
+from bitfront.cli.options import DataText, Seed, Shared, cache_folder, required, whole
 
 __all__ = ["app", "check", "convert", "show"]
 
@@ -78,7 +78,7 @@ def show(
     *,
     out: Annotated[Path, Parameter(help="Picture to write (.jpg).")] = Path("samples.jpg"),
     part: PartName = None,
-    n: Annotated[int, Parameter(help="How many samples, drawn at random.")] = 12,
+    n: Annotated[int, whole("How many samples, drawn at random.")] = 12,
     seed: Seed = None,
     reader: Reader = None,
     shared: Shared = Shared(),  # noqa: B008 - frozen

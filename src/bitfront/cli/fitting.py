@@ -26,6 +26,7 @@ from bitfront.cli.options import (
     Shared,
     Threads,
     knobs,
+    whole,
 )
 from bitfront.errors import BitfrontError, BudgetError
 
@@ -133,8 +134,8 @@ def fit(
         list[str] | None, Parameter(help="Axes of the front [default: score, latency, size]. Repeatable.", negative=())
     ] = None,
     retrain: Annotated[str | None, Parameter(help="auto, always or never, for models that have weights.")] = None,
-    epochs: Annotated[int | None, Parameter(help="Epochs of a training from scratch.")] = None,
-    batch_size: Annotated[int | None, Parameter(help="Images of a training step.")] = None,
+    epochs: Annotated[int | None, whole("Epochs of a training from scratch.")] = None,
+    batch_size: Annotated[int | None, whole("Images of a training step.")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Learning rate at the start.")] = None,
     augment: Annotated[str | None, Parameter(help="none, light, thesis_000 or thesis_001.")] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,

@@ -22,6 +22,7 @@ from bitfront.cli.options import (
     cache_folder,
     knobs,
     required,
+    whole,
 )
 from bitfront.cli.steps import Part, metrics_data
 from bitfront.errors import VerificationError
@@ -87,7 +88,7 @@ def quantize(
     recipe: Annotated[str | None, Parameter(help="`bitfront list recipes` [default: int8].")] = None,
     runtime: RuntimeName = None,
     part: Part = None,
-    calibrate: Annotated[int, Parameter(help="Images to calibrate on, of the train part.")] = 64,
+    calibrate: Annotated[int, whole("Images to calibrate on, of the train part.")] = 64,
     rule: Annotated[str, Parameter(help="How ranges are chosen: minmax, percentile or mse.")] = "mse",
     equalize: Annotated[bool, Parameter(help="Balance neighbouring layers' channels first.", negative=())] = False,
     score: Annotated[str | None, Parameter(help="Metric that drives a search [default: the task's].")] = None,
@@ -185,7 +186,7 @@ def verify(
     against: Annotated[
         str | None, Parameter(help="MODEL that defines what is right, without a reference file.")
     ] = None,
-    images: Annotated[int, Parameter(help="Images to compare on.")] = 8,
+    images: Annotated[int, whole("Images to compare on.")] = 8,
     reader: Annotated[str | None, Parameter(help="Reader of the data folder, when it is not recognised.")] = None,
     runtime: RuntimeName = None,
     seed: Seed = None,

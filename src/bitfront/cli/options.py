@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "cache_folder",
     "knobs",
     "required",
+    "whole",
 ]
 
 ModelText = Annotated[
@@ -40,9 +42,23 @@ Set = Annotated[
         name="--set", negative=(), metavar="KNOB=VALUE", help="Any knob: width=0.25, resolution=240x320. Repeatable."
     ),
 ]
-Seed = Annotated[int | None, Parameter(help="Seed of everything random [default: 0].")]
-Limit = Annotated[int | None, Parameter(help="At most so many images, evenly apart.")]
-Threads = Annotated[int | None, Parameter(help="Threads of the runtime [default: 1].")]
+
+
+def whole(text: str, minimum: int = 1) -> Parameter:
+    """Return the parameter of a whole number of at least ``minimum``."""
+
+    def convert(_: Any, tokens: Sequence[Any]) -> int:
+        found = re.fullmatch(r"[+-]?[0-9]{1,18}", tokens[0].value.strip())
+        if found is None or int(found[0]) < minimum:
+            raise ValueError(f"'{tokens[0].value}' is not a whole number of at least {minimum}")
+        return int(found[0])
+
+    return Parameter(help=text, converter=convert)
+
+
+Seed = Annotated[int | None, whole("Seed of everything random [default: 0].", 0)]
+Limit = Annotated[int | None, whole("At most so many images, evenly apart.")]
+Threads = Annotated[int | None, whole("Threads of the runtime [default: 1].")]
 DryRun = Annotated[
     bool, Parameter(help="Say what would be done and how long it takes; do nothing.", negative=(), show_default=False)
 ]

@@ -22,6 +22,7 @@ from bitfront.cli.options import (
     cache_folder,
     knobs,
     required,
+    whole,
 )
 from bitfront.errors import UsageError
 
@@ -160,12 +161,12 @@ def train(
     /,
     *,
     out: Annotated[Path, Parameter(help="Checkpoint to write (.safetensors).")],
-    epochs: Annotated[int | None, Parameter(help="Epochs [default: 30].")] = None,
-    batch_size: Annotated[int | None, Parameter(help="Images of a step [default: 8].")] = None,
+    epochs: Annotated[int | None, whole("Epochs [default: 30].")] = None,
+    batch_size: Annotated[int | None, whole("Images of a step [default: 8].")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Rate at the start [default: 0.005].")] = None,
     schedule: Annotated[str | None, Parameter(help="cosine, polynomial, step or constant.")] = None,
     augment: Annotated[str | None, Parameter(help="none, light, thesis_000 or thesis_001.")] = None,
-    patience: Annotated[int | None, Parameter(help="Stop after so many epochs without a better score.")] = None,
+    patience: Annotated[int | None, whole("Stop after so many epochs without a better score; 0: never.", 0)] = None,
     time: Annotated[str | None, Parameter(help="Finish cleanly after so long, e.g. 1h.")] = None,
     seed: Seed = None,
     dry_run: DryRun = False,

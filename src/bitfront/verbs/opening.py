@@ -69,7 +69,7 @@ def open_both(
     Raises UsageError, DataError.
     """
     chosen = open_task(task)
-    dataset = open_data(data, reader) if data else None
+    dataset = None if data is None else open_data(data, reader)
     info = dataset.info if dataset else info_of(model, settings or {})
     if chosen.name not in info.tasks:
         raise UsageError(f"'{info.name}' has no labels for {chosen.name}", hint=f"it serves {', '.join(info.tasks)}")

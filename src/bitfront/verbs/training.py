@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitfront.batches import AUGMENTS
 from bitfront.contracts import Metrics
-from bitfront.errors import DataError, UsageError
+from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.record import to_json
 from bitfront.store import atomic_write
 from bitfront.verbs.opening import TorchSession, open_both, usable_part
@@ -135,6 +136,8 @@ def plan_training(
     from bitfront.train.loop import TrainOptions
 
     chosen = options or TrainOptions()
+    if chosen.augment not in AUGMENTS:
+        raise unknown_name("augmentation", chosen.augment, AUGMENTS)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     n_train, n_val = (len(opened.dataset.part(p)) for p in _parts(opened.dataset.parts(), opened.info.name))
