@@ -11,6 +11,7 @@ measured in time (score, size, macs) also the same front, bit for bit.
 from __future__ import annotations
 
 import re
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,16 +131,23 @@ def resume(path: Path | str, progress: Report | None = None) -> Run:
 
 
 def plan(config: Config) -> dict[str, Any]:
-    """Return what :func:`fit` would explore, doing nothing: networks, trainings, recipes, evaluations.
+    """Return what :func:`fit` would explore and how long it would take, and leave nothing behind.
 
-    Raises UsageError, DataError.
+    Returns ``networks`` (labels), ``trainings``, ``recipes``, ``evaluations``, ``epochs``, ``seconds``, ``left_out``
+    (labels of networks for which there is no time) and ``notes``. Raises UsageError, DataError.
     """
     request = _open(config)
+    with tempfile.TemporaryDirectory() as folder, RunDb(Path(folder)) as db:
+        forecast = Work(db, request, None).forecast()
+    jobs = [job for job in request.jobs() if job.architecture.id not in forecast.left_out]
     return {
-        "networks": [a.label for a in request.architectures],
-        "trainings": sum(job.share > 0 for job in request.jobs()),
+        "networks": [job.architecture.label for job in jobs],
+        "trainings": sum(job.share > 0 for job in jobs),
         "recipes": list(request.recipes),
-        "evaluations": len(request.architectures) * len(request.recipes),
+        "evaluations": len(jobs) * len(request.recipes),
+        "epochs": forecast.epochs,
+        "seconds": round(forecast.seconds, 1),
+        "left_out": [a.label for a in request.architectures if a.id in forecast.left_out],
         "notes": list(request.opened.source.notes),
     }
 

@@ -244,6 +244,7 @@ def yaml(config: Mapping[str, Any]) -> str:
 def options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored configuration as the keys of ``bitfront.yaml``; what was not asked for is left out."""
     budget = dict(config.get("budget", {}))
+    knobs = {**config.get("settings", {}), **config.get("space", {})}
     found = {
         **{key: value for key, value in config.items() if key not in ("budget", "space", "settings", "recipes")},
         "max_latency": _with_unit(budget.get("max_latency_ms"), "ms"),
@@ -252,10 +253,19 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
         "max_drop": budget.get("max_drop"),
         "time": _with_unit(budget.get("time_s"), "s"),
         "recipe": list(config.get("recipes", ())),
-        "set": {**config.get("settings", {}), **config.get("space", {})},
+        "set": {key: _knob(key, value) for key, value in knobs.items()},
     }
     return {key: value for key, value in found.items() if value not in (None, "", [], {})}
 
 
 def _with_unit(value: float | None, unit: str) -> str | None:
     return None if value is None else f"{value:g}{unit}" if isinstance(value, float) else f"{value}{unit}"
+
+
+def _knob(key: str, value: Any) -> Any:
+    """Write sizes as ``240x320``, as on the command line."""
+    if key != "resolution" or not isinstance(value, (list, tuple)):
+        return value
+    if all(isinstance(side, int) for side in value):
+        return "x".join(map(str, value))
+    return [_knob(key, v) for v in value]

@@ -163,6 +163,12 @@ class RunDb:
         with _database_errors(self.folder):
             return read_records(self._db)
 
+    def keep_records(self, ids: Iterable[str]) -> None:
+        """Forget the records of all other candidates: what an earlier session could not make, this one may have."""
+        stale = sorted({record.id for record in self.records()} - set(ids))
+        with self._transaction() as db:
+            db.executemany("DELETE FROM records WHERE id = ?", [(identity,) for identity in stale])
+
     def event(self, stage: str, text: str) -> None:
         """Add a line to the run's log."""
         now = datetime.now(UTC).isoformat(timespec="seconds")

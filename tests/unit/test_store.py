@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from bitfront.cli import units
+from bitfront.cli.config import load as load_options
 from bitfront.contracts import InputContract, Metrics, OutputContract
 from bitfront.errors import BusyError, DataError, SpaceError, UsageError
 from bitfront.record import Artifact, Budget, Candidate, Measurement, Record
@@ -372,9 +374,18 @@ def test_no_run_here(tmp_path: Path) -> None:
 def test_projections_are_rebuilt_from_the_database(tmp_path: Path) -> None:
     with RunDb(tmp_path) as db:
         db.record(record(reason="=cmd|' /C calc'!A0"))
-        db.put(
-            "config", {"budget": {"max_latency_ms": 33.0}, "classes": ["yes", "no"], "space": {"width": [0.25, 0.5]}}
-        )
+        config = {
+            "model": "tiny",
+            "budget": {"max_latency_ms": 33.5, "max_size_bytes": 400_000, "min_score": None, "time_s": 60.0},
+            "space": {"width": [0.25, 0.5], "resolution": [[64, 96], [32, 32]]},
+            "settings": {"repeats": 1},
+            "recipes": ["int8"],
+            "objectives": ["score", "size"],
+            "effort": "expert",
+            "retrain": "never",
+            "seed": 3,
+        }
+        db.put("config", config)
         db.event("train", "epoch 1")
     run = Run.open(tmp_path)
     project(run)
@@ -391,9 +402,20 @@ def test_projections_are_rebuilt_from_the_database(tmp_path: Path) -> None:
     assert rows[0]["reason"].startswith("'=cmd")
     assert "epoch 1" in (tmp_path / "log.txt").read_text("utf-8")
 
-    from ruamel.yaml import YAML
-
-    assert YAML(typ="safe", pure=True).load((tmp_path / "bitfront.yaml").read_text("utf-8")) == run.config
+    settings = load_options(tmp_path / "bitfront.yaml", tmp_path)
+    assert settings == {
+        "model": "tiny",
+        "max_latency": "33.5ms",
+        "max_size": "400000B",
+        "time": "60s",
+        "recipe": ["int8"],
+        "objectives": ["score", "size"],
+        "effort": "expert",
+        "retrain": "never",
+        "seed": 3,
+        "set": {"repeats": 1, "width": [0.25, 0.5], "resolution": ["64x96", "32x32"]},
+    }
+    assert units.setting("resolution", settings["set"]["resolution"]) == ((64, 96), (32, 32))
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])

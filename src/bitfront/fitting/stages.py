@@ -64,6 +64,7 @@ class Work:
         self.db, self.request, self.config = db, request, request.config
         self.clock = Clock(report)
         self.start = time.monotonic()
+        self.recorded: set[str] = set()
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
         self.shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
@@ -88,6 +89,10 @@ class Work:
         """Log a line and show it."""
         self.db.event(stage, text)
         self.clock.tell(stage, text)
+
+    def _record(self, record: Record) -> None:
+        self.recorded.add(record.id)
+        self.db.record(record)
 
     def environment(self) -> None:
         """Store what the run runs on."""
@@ -168,7 +173,7 @@ class Work:
         """Record an architecture that has no files."""
         source = self.request.opened.source
         candidate = Candidate(source.name, architecture.knobs, "float32", self.request.runtime.name)
-        self.db.record(Record(candidate, status, reason))
+        self._record(Record(candidate, status, reason))
         self.say(status, f"{architecture.label}: {reason}")
 
     # --- candidates ---------------------------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ class Work:
         except Exception as error:
             record = Record(network.candidate(recipe), "failed", _reason(recipe, error))
             self.db.event("failed", f"{record.candidate.label}: {record.reason}")
-        self.db.record(record)
+        self._record(record)
         return record
 
     # --- time, front --------------------------------------------------------------------------------------------------
@@ -212,7 +217,7 @@ class Work:
             measured = self._measure(list({r.id: r for r in timed}.values()))
             records = drop(with_latency(records, measured), budget)
         for record in records:
-            self.db.record(record)
+            self._record(record)
         return records
 
     def _measure(self, records: Sequence[Record]) -> dict[str, Measurement]:
@@ -257,7 +262,8 @@ class Work:
         members = [replace(r, status="front", test=self._test(r)) for r in members]
         names = pick_names(members, verdict["met"])
         for record in members:
-            self.db.record(record)
+            self._record(record)
+        self.db.keep_records(self.recorded)
         base = baseline(records)
         self.db.put("baseline", base.id if base else "")
         self.db.put("front", [{"name": name, "id": r.id} for name, r in zip(names, members, strict=True)])

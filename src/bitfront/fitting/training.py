@@ -91,7 +91,11 @@ def train_architecture(
         return _train(shop, architecture, options, start, rivals, identity=identity)
 
     stored = shop.db.cached("train", inputs, compute, files=lambda v: [v["weights"]] if v["weights"] else [])
-    return from_json(Training, stored)
+    training = from_json(Training, stored)
+    for path in (shop.folder / "trainings" / identity).glob("*.safetensors"):
+        if path.relative_to(shop.folder).as_posix() != training.weights:
+            path.unlink()  # states to resume from, several times as large as the weights
+    return training
 
 
 def _train(
