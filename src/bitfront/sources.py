@@ -275,7 +275,9 @@ def _check_options(name: str, family: Any, options: Mapping[str, Any]) -> None:
             raise unknown_name(f"option of {name}", option, {*known, "resolution"})
         wants_number = isinstance(known[option], (int, float))
         if wants_number and not isinstance(value, (int, float)):
-            raise UsageError(f"{name}: {option} is a number, not '{value}'", hint=f"for example {option}={known[option]}")
+            raise UsageError(
+                f"{name}: {option} is a number, not '{value}'", hint=f"for example {option}={known[option]}"
+            )
 
 
 def _build(family: Any, options: Mapping[str, Any], name: str) -> nn.Module:
