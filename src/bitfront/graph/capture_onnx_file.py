@@ -46,6 +46,9 @@ def load(source: str | Path | bytes) -> ModelProto:
     _load_external(model, path, name)
     for tensor in _tensors(model.graph):
         _check_tensor(tensor, name)
+    for output in model.graph.output:  # engines do not need it, the checker does
+        if output.type.WhichOneof("value") == "tensor_type":
+            output.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
         return _upgrade(model, name)
