@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,8 @@ class _Training:
         """Content id of everything that the result depends on, as far as it can be seen."""
         options = {k: v for k, v in to_json(self.options).items() if k not in ("time_limit_seconds", "device")}
         sizes = [len(part) for part in self.parts]
-        return content_id(
-            arrays_of(self.module), options, self.contract, self.info.classes, sizes, self.seed, self.task
-        )
+        weights = arrays_of(self.module)
+        return content_id(weights, options, self.contract, self.info.classes, sizes, self.seed, _described(self.task))
 
     def _begin(self) -> None:
         weights = arrays_of(self.module)
@@ -299,6 +298,14 @@ class _Pass:
     def loss(self) -> float:
         """Mean over images; not finite when one step was not."""
         return float(np.average(self.losses, weights=self.sizes))
+
+
+def _described(task: Task) -> Any:
+    """The options of a task that is a dataclass, the plain ones of any other."""
+    if is_dataclass(task):
+        return task
+    plain = {k: v for k, v in vars(task).items() if isinstance(v, (bool, int, float, str))}
+    return {"task": task.name, **plain}
 
 
 def _device(name: str) -> torch.device:

@@ -103,9 +103,14 @@ def capture_optimizer(optimizer: torch.optim.Optimizer) -> Arrays:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, arrays: Arrays) -> None:
-    """Put the moments of :func:`capture_optimizer` back; none of them resets the optimizer."""
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    """Put the moments of :func:`capture_optimizer` back; none of them resets the optimizer.
+
+    A moment gets the memory layout of its parameter: the fused step walks through both as they lie in memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
     for key, value in arrays.items():
         index, _, name = key.partition("/")
-        moments.setdefault(int(index), {})[name] = torch.from_numpy(value.copy())
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        parameter, moment = parameters[int(index)], torch.from_numpy(value.copy())
+        same = moment.shape == parameter.shape and moment.ndim > 0
+        optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(moment) if same else moment
