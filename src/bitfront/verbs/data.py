@@ -12,7 +12,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from bitfront import images
-from bitfront.contracts import DataInfo, Dataset, Sample
+from bitfront.contracts import IGNORE, DataInfo, Dataset, Sample
 from bitfront.errors import DataError, UsageError
 from bitfront.store import atomic_write
 
@@ -102,7 +102,8 @@ def _description(info: DataInfo, parts: dict[str, int]) -> bytes:
         **{name: f"{name}/images" for name in parts},
         "masks_dir": "masks",
         "names": dict(enumerate(info.classes)),
-        "ignore_label": info.ignore_label,
+        "ignore_label": IGNORE,
+        **({} if info.background is None else {"background": info.background}),
     }
     out = io.BytesIO()
     writer: Any = YAML(typ="safe")
