@@ -136,10 +136,21 @@ def report_data(rng: np.random.Generator, path: Path = Path("runs/packages"), **
         "curves": curves(rng),
         "previews": tuple(preview(rng, f"val/top_{n:04d}.png") for n in range(3)),
         "health": {
-            "parts": {part: {"images": n, "bad": 0} for part, n in (("train", 412), ("val", 60), ("test", 120))},
-            "sizes": "480x640 to 1080x1920",
-            "bad_files": [{"path": "train/side_0031.jpg", "reason": "truncated: 1,204 of 81,920 bytes"}],
-            "warnings": ["class 'pallet' has no pixel in val"],
+            "dataset": "packages",
+            "parts": {
+                part: {
+                    "n": n,
+                    "n_examined": n,
+                    "faults": [{"reason": "side_0031.jpg: truncated", "hint": "copy it again"}] * (part == "train"),
+                    "notes": {"EXIF orientation applied": 3} if part == "train" else {},
+                    "pixels": {c: 0 if c == "pallet" else 1000 * n // (k + 1) for k, c in enumerate(CLASSES)},
+                    "empty_classes": ["pallet"],
+                    "sizes": {"480x640": n},
+                }
+                for part, n in (("train", 412), ("val", 60), ("test", 120))
+            },
+            "leaks": [["train/a.png", "val/b.png"]],
+            "notes": ["masks are read as class indices"],
         },
         "environment": {
             "bitfront": "0.1.0", "python": "3.11.9", "numpy": "2.4.1", "onnxruntime": "1.31.0", "torch": "2.13.0",

@@ -157,6 +157,29 @@ def test_reasons_are_counted(rng: np.random.Generator) -> None:
     assert [n for *_, n in lost] == sorted((n for *_, n in lost), reverse=True)
 
 
+def test_reasons_that_differ_in_numbers_only_are_one(rng: np.random.Generator) -> None:
+    texts = ("slower than float32 (10.5x)", "slower than float32 (1.22x)", "differs in conv3", "differs in conv4")
+    lost = series.reasons(small(rng, status="dropped", reason=text) for text in texts)
+    assert lost == (
+        ("dropped", "slower than float32 (1.22 to 10.5x)", 2),
+        ("dropped", "differs in conv3", 1),
+        ("dropped", "differs in conv4", 1),
+    )
+
+
+def test_data_health(rng: np.random.Generator) -> None:
+    found = page_view(report_data(rng))["health"]
+    assert [row[0]["text"] for row in found["parts"]["rows"]] == ["train", "val", "test"]
+    assert [row[3]["value"] for row in found["parts"]["rows"]] == [1, 0, 0]
+    shares = [[cell["value"] for cell in row[1:]] for row in found["classes"]["rows"]]
+    assert np.sum(shares, axis=0) == pytest.approx([1, 1, 1])
+    assert any("train/a.png and val/b.png" in note for note in found["notes"])
+    assert any("nothing of pallet" in note for note in found["notes"])
+    other = page_view(replace(report_data(rng), health={"anything": {"else": [1, 2]}}))["health"]
+    assert other["parts"] is None
+    assert other["other"][0]["key"] == "anything"
+
+
 def test_gains_say_which_recipe_brings_no_speed(rng: np.random.Generator) -> None:
     found = {g.recipe: g for g in series.gains(report_data(rng))}
     assert found["int8"].n_faster == len(found["int8"].ratios)
@@ -384,6 +407,11 @@ class _Elements(HTMLParser):
         self._inside = False
 
 
+def hostile_part(text: str) -> dict[str, object]:
+    fault = {"reason": text, "hint": text}
+    return {"n": 1, "faults": [fault], "notes": {text: 1}, "pixels": {text: 1}, "sizes": {text: 1}}
+
+
 def hostile(rng: np.random.Generator, text: str, path: Path) -> ReportData:
     """``text`` in every place where a name from outside can stand."""
     score = metrics(rng, 0.9, classes=("background", text))
@@ -412,8 +440,8 @@ def hostile(rng: np.random.Generator, text: str, path: Path) -> ReportData:
         folders={r.id: "01_knee"},
         curves=(Curve(text, (1, 2), (1.0, 0.5), (0.1, 0.2)),),
         previews=(replace(preview(rng, text), note=text),),
-        health={text: [{"path": text, "reason": text}], "x": {text: text}},
-        environment={text: text},
+        health={"parts": {text: hostile_part(text)}, "notes": [text], "leaks": [[text, text]]},
+        environment={text: text, "x": {text: [{"path": text, "reason": text}]}},
         config={"model": text, "data": text, "device": text},
         config_text=text,
         command=text,

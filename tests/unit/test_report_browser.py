@@ -228,7 +228,7 @@ def all_at_once(rng: np.random.Generator, texts: tuple[str, ...], path: Path) ->
         folders={r.id: f"{n:02d}_{text}" for n, (r, text) in enumerate(zip(records[::2], texts, strict=True))},
         curves=tuple(c for data in each for c in data.curves),
         previews=tuple(p for data in each for p in data.previews),
-        health={k: v for data in each for k, v in data.health.items()},
+        health={"parts": {k: v for data in each for k, v in data.health["parts"].items()}, "notes": list(texts)},
         environment={k: v for data in each for k, v in data.environment.items()},
         config_text="\n".join(texts),
         command=" ".join(texts),

@@ -97,8 +97,8 @@ def _output(c: OutputContract) -> str:
 
 
 def _run(data: ReportData, r: Record) -> list[str]:
-    lines = []
-    for title, command in commands(data, r):
+    lines: list[str] = []
+    for title, command in commands(data, r, inside=True):
         lines += [f"{title}:", "", _code(command), ""]
     return lines[:-1]
 
@@ -128,7 +128,10 @@ def _classes(metrics: Metrics) -> list[str]:
         return []
     names = list(metrics.per_class)
     rows = list(dict.fromkeys(c for values in metrics.per_class.values() for c in values))
-    head = [f"| class | {' | '.join(f'{_text(n)}, %' for n in names)} |", f"|---|{'--:|' * len(names)}"]
+    head = [
+        f"| class | {' | '.join(f'{_text(tables.metric_name(n))}, %' for n in names)} |",
+        f"|---|{'--:|' * len(names)}",
+    ]
     body = [f"| {_text(c)} | {' | '.join(tables.percent(metrics.per_class[n].get(c)) for n in names)} |" for c in rows]
     return [*head, *body, ""]
 

@@ -56,6 +56,7 @@
       const root = s("svg", { viewBox: `0 0 ${w} ${hgt}`, role: "group", "aria-label": current.label });
       const nx = Math.max(2, Math.floor(w / 70)), ny = Math.max(2, Math.floor(hgt / (hgt > 300 ? 75 : 48)));
       for (const t of linearTicks(...current.y, ny)) {
+        if (current.counts && !Number.isInteger(t)) continue;
         root.append(s("line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) }));
         root.append(s("text", { x: box.left - 8, y: y(t) + 4, "text-anchor": "end" }, tickText(t)));
       }
@@ -252,7 +253,7 @@
   [...document.querySelectorAll(".histogram")].forEach((host, n) => {
     const { edges, counts, label, id } = data.histograms[n];
     chart(host, () => ({
-      label: `Latency samples of ${label}`, yTitle: "samples", xTitle: "latency, ms",
+      label: `Latency samples of ${label}`, counts: true, yTitle: "samples", xTitle: "latency, ms",
       x: [edges[0], edges[edges.length - 1]], y: [0, Math.max(...counts) * 1.08],
       draw(root, x, y, box) {
         const bars = s("g", { class: `bars${id === data.baseline ? " quiet" : ""}` });

@@ -137,6 +137,8 @@ def ratio(measured: Measurement | None) -> str:
     """Time relative to float: ``0.42×``; ``same`` within the noise floor."""
     if measured is None or measured.ratio is None:
         return NONE
+    if measured.ratio == 1:
+        return "1×"
     return "same" if within_noise(measured) else f"{measured.ratio:.2f}×"
 
 

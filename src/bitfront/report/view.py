@@ -14,6 +14,7 @@ from bitfront.contracts import Metrics
 from bitfront.record import Agreement, Record, to_json
 from bitfront.report import tables
 from bitfront.report.data import PANELS, Preview, ReportData, latency_ms, shown_metrics
+from bitfront.report.health import health_view
 from bitfront.report.outline import outline
 from bitfront.report.series import (
     AXES,
@@ -55,7 +56,7 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "gains": [_gain(g) for g in gains(data)],
         "noise": _noise(data),
         "losses": tables.plain(lost),
-        "health": outline(data.health),
+        "health": health_view(data.health),
         "environment": outline(data.environment),
         "command": data.command,
         "config_text": data.config_text,
@@ -246,12 +247,15 @@ def _join(*texts: str) -> str:
 
 
 # --- candidates ------------------------------------------------------------------------------------------------------
-def commands(data: ReportData, record: Record) -> list[tuple[str, str]]:
-    """What to do with an artifact: title and a command to copy, quoted for a POSIX shell."""
+def commands(data: ReportData, record: Record, *, inside: bool = False) -> list[tuple[str, str]]:
+    """What to do with an artifact: title and a command to copy, quoted for a POSIX shell.
+
+    Paths are from where the run was started, or, ``inside``, from the artifact's own folder.
+    """
     path = data.file(record)
     if path is None:
         return []
-    text = path.as_posix()
+    text = path.name if inside else path.as_posix()
     file = shlex.quote(text if not text.startswith("-") else f"./{text}")
     return [
         ("Run it on an image", f"bitfront predict {file} IMAGE"),
