@@ -59,6 +59,11 @@ def test_chosen_ends_enclose_zero_and_stay_inside_the_extremes(
     assert not symmetric or low == -high
 
 
+@pytest.mark.parametrize(("high", "n_bins"), [(2047.0, 2048), (2048.0, 1025), (2047.999, 2048)])
+def test_histograms_end_at_the_last_bin(high: float, n_bins: int) -> None:
+    assert Range.of(np.float32([[0.0, high]])).counts.size == n_bins
+
+
 def test_widening_keeps_counts_over_many_magnitudes() -> None:
     r = Range.of(np.full((1, 1, 7), 1e-6))
     for value in (1e-3, 1.0, -1e3, 1e6):

@@ -108,6 +108,19 @@ def test_moving_operators_pass_their_format_on(graph: Graph, images: list[Array]
     assert plan.formats["logits"] != plan.formats[nodes["logits"].inputs[0]]
 
 
+def test_a_slice_keeps_the_format_of_the_whole() -> None:
+    b = Builder()
+    x = b.input("image", (1, 3, 2, 2))
+    part = b.node("slice", "part", (x,), axis=1, start=0, stop=1, step=1)
+    padded = b.node("pad", "padded", (part,), pads=[1] * 4, value=0.0)
+    other = b.node("pad", "other", (part,), pads=[1] * 4, value=-9.0)
+    graph = b.build((padded, other))
+    image = np.float32([0.1, 1.0, 8.0]).reshape(1, 3, 1, 1) * np.ones((1, 1, 2, 2), np.float32)
+    _, plan = build("int8", graph, batches=[image])
+    assert plan.formats["part"] == plan.formats["padded"] == plan.formats["image"]
+    assert plan.formats["other"] != plan.formats["image"]
+
+
 def test_mixed_leaves_the_ends_in_float(rng: np.random.Generator) -> None:
     b = Builder()
     x = b.input("image", (1, 3, 32, 32))
