@@ -146,6 +146,8 @@ def _load(
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from error
+    except ValueError as error:  # a zero byte in the name
+        raise DataError(f"{path}: cannot be read: {error}", hint="check the path") from error
     kind = _sniff(path, data[:64])
     if refuse is not None:
         refuse(path, kind, data[:64])
@@ -290,5 +292,8 @@ def _upright(image: Image.Image, pixels: NDArray[np.uint8], notes: list[str]) ->
 
 
 def _frames(image: Image.Image) -> tuple[str, ...]:
-    n_frames = getattr(image, "n_frames", 1)
+    try:
+        n_frames = getattr(image, "n_frames", 1)
+    except Exception:  # damaged further on: the first picture is whole
+        return ("more pictures in the file, damaged",)
     return (f"first of {n_frames} pictures in the file",) if n_frames > 1 else ()

@@ -272,7 +272,7 @@ def _in_order(
 def _hash(path: Path | None) -> str:
     try:
         return "" if path is None else digest_file(path)
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 

@@ -31,6 +31,7 @@ from bitfront.data.files import (
     Labels,
     Pair,
     binary_mapping,
+    is_folder,
     label_values,
     pair_by_stem,
     pair_listed,
@@ -112,7 +113,7 @@ class _Description:
         if not isinstance(path, str):
             raise UsageError(f"{self.at('path')}: must be a folder", hint="write path: . for this file's own folder")
         home = self.document.path.parent / Path(path).expanduser()
-        if not _is_dir(home):
+        if not is_folder(home):
             raise DataError(f"{self.at('path')}: no such folder: {home}", hint="it is relative to the YAML file")
         return home
 
@@ -204,7 +205,7 @@ class _Description:
                 raise DataError(f"{self.at(part)}: {path} is missing or empty", hint="one image a line")
             folders = {image.parent for image in images}
             return pair_listed(home, images, {folder: self._masks(part, folder, masks_dir) for folder in folders})
-        if not _is_dir(path):
+        if not is_folder(path):
             raise DataError(f"{self.at(part)}: no such folder: {path}", hint=f"it is relative to {home}")
         pairs = pair_by_stem(home, path, self._masks(part, path, masks_dir))
         if not pairs:
@@ -221,13 +222,6 @@ class _Description:
             f"{self.at(part)}: '{images}' has no folder 'images' in it, so its masks cannot be found",
             hint=f"put images into .../images and masks into .../{masks_dir}",
         )
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # names too long, or with a zero byte
-        return False
 
 
 def _is_whole(value: object) -> bool:

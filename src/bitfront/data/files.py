@@ -27,6 +27,8 @@ __all__ = [
     "Pair",
     "binary_mapping",
     "image_files",
+    "is_file",
+    "is_folder",
     "label_values",
     "pair_by_stem",
     "pair_listed",
@@ -206,8 +208,8 @@ class FileDataset:
             key = (str(path), status.st_mtime_ns, status.st_size)
             if key not in self._hashes:
                 self._hashes[key] = digest_file(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read: {error}", hint="check the path") from error
         return self._hashes[key]
 
 
@@ -215,14 +217,30 @@ def require_folder(root: Path | None, what: str) -> Path:
     """Return ``root`` as an existing folder. Raises UsageError without one, DataError when it is not there."""
     if root is None:
         raise UsageError(f"{what} needs a folder", hint="give the folder that holds the data")
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"{root}: no such folder", hint="check the path")
     return root
 
 
+def is_folder(path: Path) -> bool:
+    """Say whether a path is a folder; impossible names (too long, with a zero byte) are none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a path is a file; impossible names are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the images below a folder (by their endings; hidden files left out), sorted by their path."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
     found = [p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")]
     return sorted((p for p in found if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitfront.contracts import DataInfo
-from bitfront.data.files import PARTS, FileDataset, Labels, Pair, read_list, require_folder
+from bitfront.data.files import PARTS, FileDataset, Labels, Pair, is_file, read_list, require_folder
 from bitfront.errors import DataError
 
 __all__ = ["CLASSES", "Voc"]
@@ -49,7 +49,7 @@ def _home(root: Path) -> Path | None:
 
 def _pair(home: Path, name: str) -> Pair:
     image, mask = home / "JPEGImages" / f"{name}.jpg", home / "SegmentationClass" / f"{name}.png"
-    found = mask.is_file()
+    found = is_file(mask)
     return Pair(f"JPEGImages/{name}.jpg", image, mask if found else None, "" if found else mask.as_posix())
 
 
