@@ -1,0 +1,110 @@
+"""What every model of the catalogue keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bitfront.contracts import Model
+from bitfront.errors import UsageError
+from bitfront.graph import capture
+from bitfront.registry import load, names
+from bitfront.simulate import reference
+
+MODELS = names("model")
+MAPS = [name for name in MODELS if "segmentation" in load("model", name).tasks]
+
+
+def smallest(name: str, **options: Any) -> Any:
+    """The cheapest network of a family."""
+    family = load("model", name)
+    return family(**{knob: values[0] for knob, values in family.knobs.items()}, **options)
+
+
+def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {k: tuple(v.shape) for k, v in model.build().state_dict().items()}
+
+
+def built(model: Any, seed: int = 0) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.build()
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestEveryModel:
+    def test_is_a_frozen_dataclass_that_keeps_the_contract(self, name: str) -> None:
+        family = load("model", name)
+        model = family()
+        assert isinstance(model, Model)
+        assert model.name == name
+        assert set(family.tasks) <= set(names("task"))
+        with pytest.raises(dataclasses.FrozenInstanceError, match="classes"):
+            model.classes = 3
+        assert hash(model) == hash(family())
+
+    def test_knobs_are_options_from_cheap_to_costly(self, name: str) -> None:
+        family = load("model", name)
+        assert set(family.knobs) <= {f.name for f in dataclasses.fields(family)}
+        for knob, values in family.knobs.items():
+            sizes = [sum(map(np.prod, shapes(family(**{knob: v})).values())) for v in values]
+            assert sizes == sorted(sizes), knob
+
+    def test_weights_come_from_torchs_generator(self, name: str) -> None:
+        a, b, c = (built(smallest(name), seed).state_dict() for seed in (1, 1, 2))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        assert any(not torch.equal(a[k], c[k]) for k in a)
+
+    def test_recognises_its_own_weights_and_nothing_else(self, name: str) -> None:
+        family = load("model", name)
+        for classes, channels in ((1, 3), (5, 1)):
+            model = smallest(name, classes=classes, channels=channels)
+            options = family.recognise(shapes(model), "best")
+            assert (options["classes"], options["channels"]) == (classes, channels)
+            assert shapes(family(**options)) == shapes(model)
+        assert family.recognise({}, "best") is None
+        assert family.recognise({"weight": (1, 2)}, "best") is None
+        for other in MODELS:
+            if other != name:
+                assert family.recognise(shapes(smallest(other)), "best") is None
+        assert all(family.rename(key) == key for key in shapes(smallest(name)))
+
+
+@pytest.mark.parametrize("name", MAPS)
+class TestEveryMapModel:
+    @pytest.mark.parametrize(("high", "wide"), [(1, 1), (3, 2), (5, 4)])
+    def test_logits_have_the_size_of_the_image(self, name: str, high: int, wide: int) -> None:
+        model = smallest(name, classes=4, channels=1)
+        size = (high * model.size_multiple, wide * model.size_multiple)
+        with torch.no_grad():
+            assert built(model).eval()(torch.zeros(2, 1, *size)).shape == (2, 4, *size)
+
+    def test_other_sizes_are_refused_in_one_line(self, name: str) -> None:
+        model = smallest(name)
+        n = model.size_multiple
+        with pytest.raises(UsageError, match=f"multiples of {n}"):
+            built(model)(torch.zeros(1, 3, n, n + 1))
+
+    def test_trains(self, name: str) -> None:
+        module, n = built(smallest(name)), 2 * load("model", name).size_multiple
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module.train()(torch.randn(2, 3, n, n)).square().mean().backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_is_captured_as_it_computes(self, name: str, rng: np.random.Generator) -> None:
+        """The graph computes what the module computes, at a size that is no power of two."""
+        family = load("model", name)
+        model = family(**{knob: v[-1] if v[-1] is True else v[0] for knob, v in family.knobs.items()})
+        size = (3 * model.size_multiple, 5 * model.size_multiple)
+        module, x = built(model).eval(), rng.normal(size=(1, 3, *size)).astype(np.float32)
+        graph = capture.from_module(module, (1, 3, *size))
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x)).numpy()
+        assert np.abs(reference.run(graph, x)[graph.outputs[0]] - expected).max() < 1e-5

@@ -1,0 +1,92 @@
+"""What every task of the catalogue keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bitfront.contracts import Batch, DataInfo, Prediction, Sample, Task
+from bitfront.errors import UsageError
+from bitfront.registry import load, names
+
+INFOS = [
+    DataInfo("two", ("background", "box"), tasks=names("task"), background=0),
+    DataInfo("three", ("a", "b", "c"), tasks=names("task")),
+]
+CASES = [(name, info) for name in names("task") for info in INFOS]
+pytestmark = pytest.mark.parametrize(("name", "info"), CASES, ids=lambda v: getattr(v, "name", v))
+SIZES = [(24, 40), (17, 5)]
+
+
+def samples(rng: np.random.Generator, n_classes: int) -> list[Sample]:
+    """With every kind of label."""
+    return [
+        Sample(
+            f"{i}.png",
+            rng.integers(0, 256, (*size, 3), np.uint8),
+            rng.integers(0, n_classes, size, np.uint8),
+            np.array([[1, 1, 4, 4]], np.float32),
+            np.array([1]),
+            1,
+        )
+        for i, size in enumerate(SIZES)
+    ]
+
+
+def predictions(task: Task, info: DataInfo, rng: np.random.Generator) -> list[Prediction]:
+    channels = task.channels(info)
+    outputs = rng.normal(size=(2, channels, 16, 16)).astype(np.float32)
+    return task.predict(outputs, task.output(channels, info), SIZES)
+
+
+def test_keeps_the_contract(name: str, info: DataInfo) -> None:
+    task = load("task", name)()
+    assert isinstance(task, Task)
+    assert task.name == name
+    assert task.output(task.channels(info), info).classes == info.classes
+    with pytest.raises(UsageError, match=info.name):
+        task.output(97, info)
+
+
+def test_loss_is_a_finite_scalar_with_gradients(name: str, info: DataInfo, rng: np.random.Generator) -> None:
+    task = load("task", name)()
+    outputs = torch.from_numpy(rng.normal(size=(2, task.channels(info), 16, 16))).float().requires_grad_()
+    batch = Batch(
+        np.zeros((2, 3, 16, 16), np.float32),
+        rng.integers(0, len(info.classes), (2, 16, 16), np.uint8),
+        (np.array([[1, 1, 4, 4]], np.float32),) * 2,
+        (np.array([1]),) * 2,
+        np.array([0, 1]),
+    )
+    loss = task.loss(outputs, batch, info)
+    loss.backward()
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(outputs.grad).all()
+    assert outputs.grad.any()
+
+
+def test_predicts_scores_and_draws(name: str, info: DataInfo, rng: np.random.Generator) -> None:
+    task = load("task", name)()
+    meter = task.meter(info)
+    for prediction, sample in zip(predictions(task, info, rng), samples(rng, len(info.classes)), strict=True):
+        meter.add(prediction, sample)
+        drawn = task.draw(sample.image, prediction, info)
+        assert (drawn.shape, drawn.dtype) == (sample.image.shape, np.uint8)
+    found = meter.result()
+    assert found.n == 2
+    assert found.score in found.values
+    assert set(found.definitions) == set(found.values)
+    assert all(v is None or 0 <= v <= 1 for v in found.values.values())
+    assert found.value == found.values[found.score]
+    assert found.interval[0] <= found.value <= found.interval[1]
+    assert all(set(by_class) == set(info.classes) for by_class in found.per_class.values())
+    assert set(found.per_sample) <= {"0.png", "1.png"}
+    assert task.meter(info, found.score).result().value == 0
+
+
+def test_unknown_scores_are_refused_with_a_guess(name: str, info: DataInfo) -> None:
+    task = load("task", name)()
+    with pytest.raises(UsageError, match="unknown score 'no such score'"):
+        task.meter(info, "no such score")
