@@ -131,6 +131,13 @@ def test_validation_every_third_epoch_and_the_last(tmp_path: Path) -> None:
     assert early.weights.is_file()
 
 
+def test_the_chosen_score_decides(tmp_path: Path) -> None:
+    found = run(tmp_path / "a", TrainOptions(epochs=1, batch_size=4, score="pixel_accuracy"))
+    assert found.best_score > 0.5 > run(tmp_path / "c", TrainOptions(epochs=1, batch_size=4)).best_score
+    with pytest.raises(UsageError, match="unknown score 'iou'"):
+        run(tmp_path / "b", TrainOptions(epochs=1, batch_size=4, score="iou"))
+
+
 def test_time_runs_out_cleanly(tmp_path: Path) -> None:
     found = run(tmp_path, TrainOptions(epochs=50, batch_size=4, time_limit_seconds=0.0, validate_every=9))
     assert found.stopped == "time"

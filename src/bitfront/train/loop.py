@@ -67,6 +67,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
             raise DataError(f"the {what} part of '{info.name}' holds no images")
     if options.augment not in batches.AUGMENTS:
         raise unknown_name("augmentation", options.augment, batches.AUGMENTS)
+    task.meter(info, options.score)  # an unknown score is refused before the first epoch, not after it
     training = _Training(
         module,
         task=task,
@@ -113,7 +114,8 @@ class _Training:
 
     def _fingerprint(self) -> str:
         """Content id of everything that the result depends on, as far as it can be seen."""
-        options = {k: v for k, v in to_json(self.options).items() if k not in ("time_limit_seconds", "device")}
+        left_out = ("time_limit_seconds", "device")
+        options = {k: v for k, v in to_json(self.options).items() if k not in left_out and v != ""}
         sizes = [len(part) for part in self.parts]
         weights = arrays_of(self.module)
         return content_id(weights, options, self.contract, self.info.classes, sizes, self.seed, _described(self.task))
@@ -247,9 +249,14 @@ class _Training:
         return time.monotonic() + self.options.time_limit_seconds - sum(e.seconds for e in self.state.progress.epochs)
 
     def _score(self) -> float:
-        module = self.average.module if self.average else self.module
         metrics = score_module(
-            module, self.task, self.info, self.parts[1], self.contract, batch_size=self.options.batch_size
+            self.average.module if self.average else self.module,
+            self.task,
+            self.info,
+            self.parts[1],
+            self.contract,
+            batch_size=self.options.batch_size,
+            score=self.options.score,
         )
         return float(metrics.value)
 

@@ -40,6 +40,8 @@ class TrainOptions:
     """Stop after this many epochs without a better validation score; 0 for never."""
     validate_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
+    score: str = ""
+    """The validation score, a name of the task's meter; empty for the task's default."""
     augment: str = "light"
     """A name of :data:`bitfront.batches.AUGMENTS`."""
     precision: str = "auto"
