@@ -19,7 +19,7 @@ def conv(draft: Builder, x: str, name: str, weight: object, **options: object) -
 
 
 def norm(draft: Builder, x: str, name: str, channels: int = 2) -> str:
-    values = {"gamma": 3.0, "beta": 0.5, "mean": 2.0, "variance": 8.0}
+    values = {"gamma": 6.0, "beta": 0.5, "mean": 2.0, "variance": 8.0}
     parts = [draft.constant(f"{name}.{key}", np.full(channels, value)) for key, value in values.items()]
     return draft.node("batch_norm", name, [x, *parts], epsilon=1.0)
 
@@ -38,10 +38,10 @@ def test_fold_by_hand(rng: np.random.Generator) -> None:
     y = norm(draft, conv(draft, x, "c", [[[[4.0]]], [[[-1.0]]]]), "bn")
     graph = draft.build([draft.node("clip", "relu", [y], lo=0.0, hi=INF)])
     ready = passes.prepare(graph)
-    (node,) = ready.nodes  # scale 3 / sqrt(8 + 1) = 1, shift 0.5 - 2
+    (node,) = ready.nodes  # scale 6 / sqrt(8 + 1) = 2, shift 0.5 - 2 * 2
     assert (node.name, node.op, node.output, node["clip"]) == ("c", "conv", "relu", [0.0, INF])
-    assert ready.constants[node.inputs[1]].reshape(-1).tolist() == [4.0, -1.0]
-    assert ready.constants[node.inputs[2]].tolist() == [-1.5, -1.5]
+    assert ready.constants[node.inputs[1]].reshape(-1).tolist() == [8.0, -2.0]
+    assert ready.constants[node.inputs[2]].tolist() == [-3.5, -3.5]
     assert set(ready.constants) == set(node.inputs[1:])
     same(graph, ready, rng)
 
