@@ -35,6 +35,7 @@ from bitfront.verbs.opening import open_both
 __all__ = ["Progress", "fit", "plan", "resume"]
 
 Report = Callable[[Progress], None]
+KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
 def fit(
@@ -201,8 +202,8 @@ def _open(config: Config) -> Request:
 
 
 def _default_name(config: Config) -> str:
-    parts = [Path(text).stem if Path(text).suffix else text.rpartition(":")[2] for text in (config.model, config.data)]
-    plain = "_".join(Path(part).name for part in parts)
+    names = [Path(text.rpartition(":")[2]) for text in (config.model, config.data)]
+    plain = "_".join(path.stem if path.suffix.lower() in KNOWN_FILES else path.name for path in names)
     return re.sub(r"[^\w.+-]+", "-", plain).strip("-._+")[:60] or "run"
 
 
