@@ -4,6 +4,9 @@ Three questions, each with a number: how far is the output from the reference's 
 answer the same, and which layer is the first that does not compute what the reference computes *from the same inputs*.
 The third is asked layer by layer wherever the runtime can show its inner tensors: an output may agree by luck, or
 differ only because one tie far above was rounded the other way.
+
+A plan that begins in float makes codes of sums that every engine adds in its own order. There the reference takes over
+the runtime's codes, where they are within the tolerance, and goes on in integers.
 """
 
 from __future__ import annotations
@@ -86,14 +89,18 @@ def compare(  # noqa: PLR0917
     session = runtime.open(path)
     try:
         trace = getattr(session, "trace", None)
+        rounds = trace is not None and any(_leaves_float(node, graph, plan) for node in graph.nodes)
         for n, image in enumerate(_single(images, contract)):
-            wanted = reference.values(graph, plan, graph.outputs[0], _run(graph, plan, image))
-            counts.add(wanted, session.run(image), unit, output)
-            if n < N_TRACED and trace is not None and first is None:
-                first = first_difference(graph, plan, image, trace(image), runtime.tolerance_codes)
+            traced = trace(image) if trace is not None and (rounds or n < N_TRACED) else {}
+            if n < N_TRACED and traced and first is None:
+                first = first_difference(graph, plan, image, traced, runtime.tolerance_codes)
+            wanted = _follow(graph, plan, image, traced if rounds else {}, runtime.tolerance_codes)
+            counts.add(reference.values(graph, plan, graph.outputs[0], wanted), session.run(image), unit, output)
     finally:
         session.close()
     depth = f"every layer on {min(counts.images, N_TRACED)} images" if trace is not None else "outputs only"
+    if rounds:
+        depth += "; codes of float sums as the runtime rounds them"
     return replace(
         _agreement(runtime, counts, unit, f"bitfront reference, plan {plan.id[:12]}; {depth}"),
         verified=first is None and counts.largest <= runtime.tolerance_codes,
@@ -221,8 +228,28 @@ def output_unit(graph: Graph, plan: Plan) -> _Unit:
     return _Unit(FLOAT_STEP[kind], f"{FLOAT_STEP[kind]:g} of the output's range ({kind})", relative=True)
 
 
-def _run(graph: Graph, plan: Plan, image: NDArray[np.float32]) -> Array:
-    return reference.run(graph, image, plan)[graph.outputs[0]]
+def _leaves_float(node: Node, graph: Graph, plan: Plan) -> bool:
+    """Whether a layer makes codes of float values: it may round a tie either way, and what follows amplifies that."""
+    if integer(plan.formats.get(node.output)) is None:
+        return False
+    inputs = [name for name in node.inputs if name not in graph.constants]
+    return any(integer(plan.formats.get(name)) is None for name in inputs)
+
+
+def _follow(graph: Graph, plan: Plan, image: NDArray[np.float32], traced: Mapping[str, Array], tolerance: int) -> Array:
+    """Return the reference's output; where float sums become codes, those of ``traced`` within the tolerance."""
+    if not traced:
+        return reference.run(graph, image, plan)[graph.outputs[0]]
+    form = plan.formats.get(graph.inputs[0])
+    held: dict[str, Array] = {graph.inputs[0]: image if form is None else _held(form.encode(image))}
+    for node in graph.nodes:
+        own = {name: held[name] for name in node.inputs if name in held}
+        codes = reference.step(graph, plan, node, own)
+        got = traced.get(node.output)
+        if got is not None and _leaves_float(node, graph, plan) and not _differs(codes, _held(got), tolerance):
+            codes = _held(got)
+        held[node.output] = codes
+    return held[graph.outputs[0]]
 
 
 def _single(
