@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    options = ["--epochs", "1", "--set", "resolution=64", "--set", "width=0.5", "--reader", "folder", "--quiet"]
+    options = ["--epochs", "1", "--set", "resolution=64", "--set", "width=0.5", "--quiet"]
     assert cli.main(["train", "tiny", str(data), "--out", str(path), *options]) == 0
     return path
 
@@ -126,7 +126,7 @@ def test_inspect(call: Call) -> None:
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 def test_train_writes_a_checkpoint_that_evaluates(call: Call, checkpoint: Path, data: Path) -> None:
-    done = call("evaluate", checkpoint, data, "--reader", "folder", "--json")
+    done = call("evaluate", checkpoint, data, "--json")
     assert done.code == 0, done.err
     metrics = done.json["metrics"]
     assert {"miou", "miou_image", "pixel_accuracy", "dice", "per_class"} <= metrics.keys()
@@ -135,9 +135,9 @@ def test_train_writes_a_checkpoint_that_evaluates(call: Call, checkpoint: Path, 
     assert "'test'" in done.err
     assert done.json["resolution"] == [64, 64]
     assert set(metrics["per_class"]["iou"]) == {"background", "carton", "mailer", "tube"}
-    other = call("evaluate", checkpoint, data, "--reader", "folder", "--part", "train", "--limit", "5", "--json")
+    other = call("evaluate", checkpoint, data, "--part", "train", "--limit", "5", "--json")
     assert other.json["metrics"]["n"] == 5
-    table = call("evaluate", checkpoint, data, "--reader", "folder")
+    table = call("evaluate", checkpoint, data)
     assert "miou" in table.out
     assert "%" in table.out
 
@@ -171,10 +171,10 @@ def test_export_verify_benchmark(call: Call, checkpoint: Path, data: Path) -> No
     made = call("export", checkpoint, "--out", "f.onnx", "--json")
     assert made.code == 0, made.err
     assert made.json["size_bytes"] == Path("f.onnx").stat().st_size
-    quantized = call("quantize", checkpoint, data, "--reader", "folder", "--out", "q.onnx", "--json")
+    quantized = call("quantize", checkpoint, data, "--out", "q.onnx", "--json")
     assert quantized.code == 0, quantized.err
     assert quantized.json["verified"] is True
-    checked = call("verify", "q.onnx", data, "--reader", "folder", "--json")
+    checked = call("verify", "q.onnx", data, "--json")
     assert checked.code == 0, checked.err
     assert checked.json["verified"] is True
     assert checked.json["max_code_difference"] <= 1
@@ -183,7 +183,8 @@ def test_export_verify_benchmark(call: Call, checkpoint: Path, data: Path) -> No
     assert [item["path"] for item in timed] == ["f.onnx", "q.onnx"]
     assert all(item["latency_ms"] > 0 and item["size_bytes"] > 0 for item in timed)
     assert timed[0]["ratio"] == 1
-    scored = call("evaluate", "q.onnx", data, "--reader", "folder", "--json").json
+    assert call("inspect", "q.onnx", "--json").json["macs"] == call("inspect", "f.onnx", "--json").json["macs"] > 0
+    scored = call("evaluate", "q.onnx", data, "--json").json
     assert scored["runtime"] == "onnxruntime"
     assert scored["metrics"]["miou"] == pytest.approx(quantized.json["metrics"]["miou"], abs=1e-9)
 
@@ -203,23 +204,23 @@ def test_verify_notices_another_network(call: Call, checkpoint: Path, data: Path
     """The file of one network beside the reference of another: right hash, wrong numbers."""
     assert call("export", checkpoint, "--out", "f.onnx").code == 0
     other = "other.safetensors"
-    train = ["train", "tiny", data, "--reader", "folder", "--out", other, "--epochs", "1", "--seed", "7"]
+    train = ["train", "tiny", data, "--out", other, "--epochs", "1", "--seed", "7"]
     assert call(*train, "--set", "resolution=64", "--set", "width=0.5").code == 0
     assert call("export", other, "--out", "g.onnx").code == 0
     Path("g.reference.safetensors").replace("f.reference.safetensors")
-    done = call("verify", "f.onnx", data, "--reader", "folder", "--json")
+    done = call("verify", "f.onnx", data, "--json")
     assert done.code == 6
     assert done.json["verified"] is False
     assert done.json["first_difference"]
 
 
 def test_data(call: Call, data: Path) -> None:
-    shown = call("data", "show", data, "--reader", "folder", "--out", "s.jpg", "--n", "3", "--json")
+    shown = call("data", "show", data, "--out", "s.jpg", "--n", "3", "--json")
     assert len(shown.json["samples"]) == 3
     assert np.asarray(Image.open("s.jpg")).shape[2] == 3
-    made = call("data", "convert", data, "--reader", "folder", "--part", "val", "--out", "c", "--json")
+    made = call("data", "convert", data, "--part", "val", "--out", "c", "--json")
     assert made.json["images"] == {"val": 4}
-    assert call("data", "convert", data, "--reader", "folder", "--out", "c").code == 2
+    assert call("data", "convert", data, "--out", "c").code == 2
 
 
 def test_runs_of_nothing(call: Call) -> None:
@@ -326,3 +327,8 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
     assert "Traceback" not in piped.stderr
     assert "BrokenPipe" not in piped.stderr
+
+
+def test_fresh_weights_are_said_to_be_fresh(call: Call, data: Path) -> None:
+    done = call("evaluate", "tiny", data, "--limit", "1", "--set", "resolution=64")
+    assert "tiny is untrained" in done.err

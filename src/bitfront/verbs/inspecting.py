@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bitfront.errors import DataError
-from bitfront.graph import count, passes
+from bitfront.graph import count, files, passes
 from bitfront.graph.ir import Graph
 from bitfront.sources import Source
+from bitfront.verbs.companions import companions
 from bitfront.verbs.opening import open_both
 
 __all__ = ["Inspection", "inspect"]
@@ -67,9 +68,15 @@ def inspect(
     try:
         graph = source.graph()
     except DataError as error:
-        if source.kind == "onnx":
+        reference = companions(source.path).reference if source.path and source.kind == "onnx" else None
+        if source.kind == "onnx" and reference is None:
             raise
-        notes.append(f"{error}: nothing but parameters can be counted")
+        graph = files.load(reference)[0] if reference else None
+        notes.append(
+            "counted on the reference beside the file"
+            if reference
+            else f"{error}: nothing but parameters can be counted"
+        )
     counts = count.count(graph) if graph else None
     parameters, trainable = _parameters(source)
     operators: dict[str, int] = {}

@@ -25,7 +25,7 @@ from bitfront.registry import load
 from bitfront.sources import Source
 from bitfront.store import atomic_write
 from bitfront.verbs.companions import write_manifest
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, usable_part
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, untrained, usable_part
 from bitfront.verbs.scoring import few_or_all, score_file
 
 __all__ = ["Exported", "Quantized", "export", "open_runtime", "plan_quantization", "quantize"]
@@ -222,7 +222,8 @@ def _exported(place: Path, recipe: str, engine: Runtime, opened: Opened, start: 
     source = opened.source
     size = (source.input.height, source.input.width)
     n_bytes, digest, seconds = place.stat().st_size, digest_file(place), time.monotonic() - start
-    return Exported(place, recipe, engine.name, size, n_bytes, digest, seconds, source.notes)
+    notes = (*source.notes, *untrained(source))
+    return Exported(place, recipe, engine.name, size, n_bytes, digest, seconds, notes)
 
 
 def _manifest(made: Exported, source: Source, model: str, data: str | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "open_both",
     "open_session",
     "open_task",
+    "untrained",
     "usable_part",
 ]
 
@@ -119,6 +120,15 @@ def choose_part(dataset: Dataset, part: str = "") -> tuple[str, str]:
         raise DataError(f"'{dataset.info.name}' has no part", hint=f"it should have one of {', '.join(DEFAULT_PARTS)}")
     others = [name for name in there if name != chosen]
     return chosen, f"scored on the part '{chosen}'" + (f" (--part {'|'.join(others)} for another)" if others else "")
+
+
+def untrained(source: Source) -> tuple[str, ...]:
+    """Return a note when a model has nothing but fresh weights."""
+    fresh = (
+        source.kind in ("catalogue", "factory")
+        and source.weights_for({}, (source.input.height, source.input.width)) is None
+    )
+    return (f"{source.name} is untrained: its weights are random (--weights FILE)",) if fresh else ()
 
 
 def usable_part(

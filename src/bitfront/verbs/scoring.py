@@ -29,7 +29,7 @@ from bitfront.errors import DataError, UsageError
 from bitfront.images import jpeg, png
 from bitfront.sources import Source
 from bitfront.store import atomic_write
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session, usable_part
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session, untrained, usable_part
 
 __all__ = ["Evaluation", "Pictures", "evaluate", "few_or_all", "predict", "score_file", "score_session"]
 
@@ -103,7 +103,7 @@ def evaluate(
     start = time.monotonic()
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     samples: Part
-    name, notes = "", list(opened.source.notes)
+    name, notes = "", [*opened.source.notes, *untrained(opened.source)]
     if image is not None and mask is not None:
         samples = _one(Path(image), Path(mask), opened.info)
     else:
@@ -265,7 +265,7 @@ def predict(
                 progress("predict", index + 1, len(files))
     finally:
         session.close()
-    return Pictures(folder, tuple(written), time.monotonic() - start, opened.source.notes)
+    return Pictures(folder, tuple(written), time.monotonic() - start, (*opened.source.notes, *untrained(opened.source)))
 
 
 def _image_files(place: Path) -> list[Path]:
