@@ -176,7 +176,7 @@ class TensorWriter:
 
     def _clip_values(self, source: str, target: str, clip: Sequence[float], half: bool) -> None:
         low, high = clip
-        if low == 0 and high == math.inf and not half:  # ONNX Runtime fuses no Relu in half precision
+        if low == 0 and high == math.inf:
             self.emit("Relu", [source], target)
             return
         dtype = np.float16 if half else np.float32
