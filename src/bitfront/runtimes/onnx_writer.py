@@ -21,6 +21,7 @@ from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.plan import Plan
 from bitfront.runtimes.onnx_tensors import TensorWriter, code_bounds, codes_name
+from bitfront.simulate import fixed_point
 
 __all__ = ["write"]
 
@@ -173,7 +174,11 @@ class _Writer(TensorWriter):
 
     def _add_other(self, node: Node, inputs: list[str], raw: str) -> None:
         op, get = node.op, node.attributes.get
-        if op in _ELEMENTWISE:
+        if op == "global_average_pool" and self._is_fixed_point(
+            node
+        ):  # AveragePool divides; its kin multiplies by 1 / n
+            self.emit("AveragePool", inputs, raw, kernel_shape=list(self.graph.tensors[node.inputs[0]].shape[2:]))
+        elif op in _ELEMENTWISE:
             self.emit(_ELEMENTWISE[op], inputs, raw)
         elif op == "batch_norm":
             self.emit("BatchNormalization", inputs, raw, epsilon=node["epsilon"])
@@ -228,7 +233,24 @@ class _Writer(TensorWriter):
         else:
             raise UsageError(f"node '{node.name}': ONNX Runtime has no operator for '{op}'")
 
+    def _is_fixed_point(self, node: Node) -> bool:
+        forms = [self.plan.formats.get(name) for name in (*node.inputs, node.output)]
+        return fixed_point.applies(node.op, forms)
+
+    def _add_interpolation(self, node: Node, source: str, raw: str) -> None:
+        """Both axes as products with matrices of 7-bit weights: exact in single precision, as the contract has it."""
+        _, _, *size = self.graph.tensors[node.inputs[0]].shape
+        matrices = (
+            fixed_point.interpolation_matrix(a, b, node["coordinates"]) for a, b in zip(size, node["size"], strict=True)
+        )
+        rows, columns = next(matrices), np.ascontiguousarray(next(matrices).T)
+        lines = self.emit("MatMul", [self.constant(f"{raw}@rows", rows), source], f"{raw}@lines")
+        self.emit("MatMul", [lines, self.constant(f"{raw}@columns", columns)], raw)
+
     def _add_resize(self, node: Node, source: str, raw: str) -> None:
+        if node["mode"] == "linear" and self._is_fixed_point(node):
+            self._add_interpolation(node, source, raw)
+            return
         attributes = {"mode": node["mode"], "coordinate_transformation_mode": node["coordinates"]}
         if node["mode"] == "nearest":
             attributes["nearest_mode"] = node["rounding"]

@@ -9,8 +9,11 @@ one page.
     acc    = sum (x - zx) (w - zw) + bias                exact; bias = saturate(rint(bias / (sx sw))), 32 bits
     y      = clip(rint(float32(acc) * m), lo - zy, hi - zy) + zy,    m = float32(float32(sx sw) / sy)
 
-with all scales float32, rint half to even, and lo, hi the codes of the fused clip within the format. Between fixed
-point formats (Qmn) the product by the power of two is exact for any accumulator. Padding is the zero point.
+with all scales float32, rint half to even, and lo, hi the codes of the fused clip within the format. Padding is the
+zero point.
+
+Between fixed-point formats (Qmn) everything is exact before the one rounding, for accumulators of any size, and every
+operator that :mod:`bitfront.simulate.fixed_point` lists works on codes.
 
 ``max_pool``, ``slice``, ``reshape``, ``transpose``, ``argmax``, ``concat``, ``pad`` and nearest ``resize`` move codes
 when all their formats are equal. ``add``, ``mul`` and ``average_pool`` between 8-bit formats follow
@@ -31,6 +34,7 @@ from bitfront.errors import DataError
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.formats import Affine, Format, Qmn, integer
 from bitfront.quant.plan import Plan
+from bitfront.simulate import fixed_point
 from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
 from bitfront.simulate.quantized import KERNELS, applies
@@ -126,6 +130,7 @@ class _Run:
     def __init__(self, graph: Graph, plan: Plan, keep: Collection[str]) -> None:
         self.graph, self.plan, self.dynamic = graph, plan, bool(plan.options.get("dynamic"))
         everything = [*graph.inputs, *(n.output for n in graph.nodes)]
+        self.rounding = fixed_point.rounding_of(plan)
         self.keep = {*graph.outputs, *(everything if keep == "*" else keep)}
         self.codes: dict[str, Array] = {}
 
@@ -154,6 +159,12 @@ class _Run:
                 return
         if self.moves(node):
             self.codes[node.output] = self.move(node)
+            return
+        held = [self.format(name) for name in (*node.inputs, node.output)]
+        if fixed_point.applies(node.op, held):
+            inputs = [self.code(name) for name in node.inputs]
+            *xs, y = (f for f in held if isinstance(f, Qmn))
+            self.codes[node.output] = fixed_point.compute(node, inputs, xs, y, self.rounding)
             return
         if form is not None:
             forms = [integer(self.format(name)) for name in node.inputs]
@@ -231,19 +242,24 @@ class _Run:
         """``conv`` or ``dense`` from codes to codes."""
         x, w, y = (_affine(self.plan, name) for name in (*node.inputs[:2], node.output))
         sums, bound = self.accumulate(node, self.codes[node.inputs[0]], x, bias_codes(self.graph, self.plan, node))
-        fixed_point = all(isinstance(self.format(name), Qmn) for name in (*node.inputs[:2], node.output))
-        if bound < EXACT_FLOAT32 or not fixed_point:
+        fixed = self.is_fixed_point(node)
+        if bound < EXACT_FLOAT32 or not fixed:
             sums = sums.astype(np.float32, copy=False)
         multiplier = _product_scale(x, w) / np.float32(y.scale[0])
         sums *= _per_channel(multiplier.astype(sums.dtype), sums)
         zero, low, high = y.zero_point[0], y.low, y.high
         if node["clip"] is not None:
             low, high = (int(c) for c in y.encode(np.asarray(node["clip"], np.float32)))
-        np.rint(sums, out=sums)
+        fixed_point.rounding(sums, self.rounding if fixed else "half_even")
         np.clip(sums, sums.dtype.type(low - zero), sums.dtype.type(high - zero), out=sums)
         codes: Array = sums.astype(np.int32)
         codes += zero
         return codes
+
+    def is_fixed_point(self, node: Node) -> bool:
+        """Whether a ``conv`` or ``dense`` goes from Qmn to Qmn codes with weights that only shift."""
+        x, w, y = (self.format(name) for name in (*node.inputs[:2], node.output))
+        return isinstance(x, Qmn) and isinstance(y, Qmn) and fixed_point.exponents(w) is not None
 
     def dynamic_convolution(self, node: Node) -> Array:
         """``conv`` or ``dense`` on an input quantized on the fly (ONNX DynamicQuantizeLinear), to float32 values."""
