@@ -163,6 +163,9 @@ class Evaluations:
         self._rows: dict[tuple[Genome, Subset | None], Row] = {}
         self._members: dict[Genome, Member] = {}
         self._n_spent = 0
+        self.n_asked = 0
+        """Genomes asked for, those that were known included."""
+        self._elapsed_s = 0.0
         self._earlier_s = 0.0
         self._live_since = None if self._stored else clock()
 
@@ -170,6 +173,7 @@ class Evaluations:
     def __call__(self, genomes: Iterable[Sequence[int]], subset: Subset | None = None) -> list[Evaluation]:
         """Return the evaluations of ``genomes``, in order. Raises Spent at the limit; what was done stays."""
         asked = [self.space.check(g) for g in genomes]
+        self.n_asked += len(asked)
         subset = None if subset is None or len(set(subset)) == self.n_samples else tuple(subset)
         new = [g for g in dict.fromkeys(asked) if (g, subset) not in self._rows]
         price = self.n_samples if subset is None else len(subset)
@@ -195,12 +199,11 @@ class Evaluations:
         results: Iterator[Evaluation] | None = None
         for genome in genomes:
             row = self._stored.get((genome, subset))
-            if row is not None:
-                self._earlier_s = max(self._earlier_s, row.elapsed_s)
-            else:
+            if row is None:
                 results = self._begin(missing, subset) if results is None else results
                 row = self._evaluated(genome, subset, results)
             self._rows[genome, subset] = row
+            self._elapsed_s = max(self._elapsed_s, row.elapsed_s)
             self._n_spent += price
             if subset is None:
                 self._members[genome] = self._member(genome, row.evaluation)
@@ -217,7 +220,8 @@ class Evaluations:
         evaluation = next(results, None)
         if evaluation is None:
             raise DataError("the evaluator returned fewer results than it was given genomes")
-        row = Row(genome, subset, evaluation, self.elapsed_s)
+        now_s = self._earlier_s + self._clock() - (self._live_since or 0.0)
+        row = Row(genome, subset, evaluation, now_s)
         if self._on_row is not None:
             self._on_row(row)
         return row
@@ -235,8 +239,15 @@ class Evaluations:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds over all sessions; while stored rows are replayed, those that had passed then."""
-        return self._earlier_s + (0.0 if self._live_since is None else self._clock() - self._live_since)
+        """Seconds over all sessions when the last evaluation was done, so that a replay sees the same."""
+        return self._elapsed_s
+
+    @property
+    def used(self) -> float:
+        """Fraction of the limit that is used up, in [0, 1]; 0 without a limit."""
+        n, time_s = self.limit.n_evaluations, self.limit.time_s
+        shares = [self.n_evaluations / n if n else 0.0, self.elapsed_s / time_s if time_s else 0.0]
+        return min(1.0, max(shares))
 
     @property
     def rows(self) -> tuple[Row, ...]:
