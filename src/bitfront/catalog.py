@@ -19,6 +19,8 @@ CATALOG: dict[str, str] = {
     "dataset/ade20k": "bitfront.data.ade20k:Ade20k",
     "dataset/yaml": "bitfront.data.described:Described",
     "model/fast_scnn": "bitfront.models.fast_scnn:FastScnn",
+    "model/q_seg1": "bitfront.models.q_seg:QSeg1",
+    "model/q_seg2": "bitfront.models.q_seg:QSeg2",
     "model/tiny": "bitfront.models.tiny:Tiny",
     "runtime/onnxruntime": "bitfront.runtimes.onnxruntime:OnnxRuntime",
     "device/host": "bitfront.devices.host:HOST",

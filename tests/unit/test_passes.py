@@ -121,3 +121,58 @@ def test_prepare_is_idempotent(rng: np.random.Generator) -> None:
     )
     ready = passes.prepare(draft.build([y]))
     assert passes.prepare(ready).id == ready.id
+
+
+def doubled(draft: Builder, x: str, times: tuple[int, int] = (2, 2), axes: tuple[int, int] = (4, 3)) -> str:
+    """Nearest-neighbour enlargement in reshapes and concatenations, as a network made for fixed point spells it."""
+    (_, c, h, w), (n, m) = draft.shape(x), times
+    y = draft.node("reshape", "a", [x], shape=[-1, c, h, w, 1])
+    y = draft.node("concat", "b", [y] * m, axis=axes[0])
+    y = draft.node("reshape", "c", [y], shape=[-1, c, h, m * w])
+    y = draft.node("concat", "d", [y] * n, axis=axes[1])
+    return draft.node("reshape", "e", [y], shape=[-1, c, n * h, m * w])
+
+
+@pytest.mark.parametrize("times", [(2, 2), (3, 2), (2, 5)])
+def test_an_enlargement_in_reshapes_becomes_one_resize(times: tuple[int, int], rng: np.random.Generator) -> None:
+    draft = Builder()
+    y = doubled(draft, draft.input("x", (1, 3, 2, 4)), times)
+    graph = draft.build([conv(draft, y, "f", rng.normal(size=(2, 3, 1, 1)))])
+    ready = passes.prepare(graph)
+    assert [n.op for n in ready.nodes] == ["resize", "conv"]
+    images = rng.normal(size=(2, 3, 2, 4)).astype(np.float32)
+    kept = ready.nodes[0].output
+    want = reference.run(graph, images, keep=(kept,))[kept]
+    assert np.array_equal(reference.run(ready, images, keep=(kept,))[kept], want)
+    same(graph, ready, rng)
+
+
+def test_an_enlargement_whose_steps_are_seen_stays(rng: np.random.Generator) -> None:
+    for axes, seen in (((4, 3), True), ((4, 2), False), ((3, 3), False)):
+        draft = Builder()
+        y = doubled(draft, draft.input("x", (1, 2, 2, 2)), axes=axes)
+        graph = draft.build([y, "c"] if seen else [y])
+        ready = passes.prepare(graph)
+        assert "resize" not in {n.op for n in ready.nodes}
+        same(graph, ready, rng)
+
+
+@pytest.mark.parametrize(("value", "n_nodes"), [(0.0, 1), (1.0, 2)])
+def test_zeros_around_a_map_are_the_convolutions_own(value: float, n_nodes: int, rng: np.random.Generator) -> None:
+    draft = Builder()
+    x = draft.node("pad", "p", [draft.input("x", (1, 2, 4, 4))], pads=[0, 0, 1, 1], value=value)
+    weight = rng.normal(size=(2, 2, 3, 3))
+    graph = draft.build([conv(draft, x, "c", weight, strides=[2, 2], pads=[1, 0, 0, 0])])
+    ready = passes.prepare(graph)
+    assert len(ready.nodes) == n_nodes
+    assert ready.nodes[-1]["pads"] == ([1, 0, 1, 1] if value == 0 else [1, 0, 0, 0])
+    same(graph, ready, rng)
+
+
+def test_a_padded_map_that_others_read_stays(rng: np.random.Generator) -> None:
+    draft = Builder()
+    x = draft.node("pad", "p", [draft.input("x", (1, 1, 3, 3))], pads=[1] * 4, value=0.0)
+    graph = draft.build([conv(draft, x, "c", rng.normal(size=(1, 1, 1, 1))), x])
+    ready = passes.prepare(graph)
+    assert [n.op for n in ready.nodes] == ["pad", "conv"]
+    same(graph, ready, rng)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from bitfront.graph.ir import Graph, Node, Tensor
 
-__all__ = ["add_biases", "drop_dead", "fold_batch_norm", "fuse_clip", "prepare"]
+__all__ = ["add_biases", "drop_dead", "fold_batch_norm", "fuse_clip", "fuse_nearest", "fuse_pad", "prepare"]
 
 FUSING = ("conv", "dense", "add")
 
 
 def prepare(graph: Graph) -> Graph:
     """Return the graph made ready for inference, quantization and export. Idempotent."""
+    graph = fuse_pad(fuse_nearest(graph))
     n_nodes = -1
     while n_nodes != len(graph.nodes):
         n_nodes = len(graph.nodes)
@@ -68,6 +69,53 @@ def fuse_clip(graph: Graph) -> Graph:
         fused = {"lo": bounds[0], "hi": bounds[1]} if source.op == "clip" else {"clip": bounds}
         draft.merge(source, node, replace(source, attributes={**source.attributes, **fused}, output=node.output))
     return draft.graph()
+
+
+def fuse_pad(graph: Graph) -> Graph:
+    """Make every ``pad`` with zeros part of the ``conv`` that alone reads its output."""
+    draft = _Draft(graph)
+    for node in graph.nodes:
+        if node.op != "pad" or node["value"] != 0:
+            continue
+        target = draft.sole_consumer(node)
+        if target is not None and target.op == "conv":
+            pads = [a + b for a, b in zip(node["pads"], target["pads"], strict=True)]
+            fused = replace(target, inputs=(node.inputs[0], *target.inputs[1:]))
+            draft.remove(node)
+            draft.replace(target, replace(fused, attributes={**target.attributes, "pads": pads}))
+    return draft.graph()
+
+
+def fuse_nearest(graph: Graph) -> Graph:
+    """Make one ``resize`` of every nearest-neighbour enlargement that is spelled in reshapes and concatenations.
+
+    Maps (c, h, w) become (c, h, w, 1), m of them side by side (c, h, m w), n of those side by side (c, n h, m w).
+    """
+    draft = _Draft(graph)
+    for node in graph.nodes:
+        chain = [node]
+        for op in ("concat", "reshape", "concat", "reshape"):
+            source = draft.sole_producer(chain[-1]) if chain[-1].op != op else None
+            if source is None or source.op != op or len(set(source.inputs)) != 1:
+                break
+            chain.append(source)
+        if len(chain) == 5 and node.op == "reshape" and _is_nearest(chain, graph.tensors):
+            for link in chain[1:]:
+                draft.remove(link)
+            size = list(graph.tensors[node.output].shape[2:])
+            how = {"mode": "nearest", "size": size, "coordinates": "asymmetric", "rounding": "floor"}
+            draft.replace(node, Node(node.name, "resize", chain[-1].inputs, node.output, how))
+    return draft.graph()
+
+
+def _is_nearest(chain: Sequence[Node], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the nodes, from the last to the first, repeat columns and then rows."""
+    _, rows, _, columns, first = chain
+    shapes = [tensors[name].shape[1:] for name in (first.inputs[0], *(node.output for node in reversed(chain)))]
+    if len(shapes[0]) != 3 or columns["axis"] != 4 or rows["axis"] != 3:
+        return False
+    (c, h, w), m, n = shapes[0], len(columns.inputs), len(rows.inputs)
+    return shapes[1:] == [(c, h, w, 1), (c, h, w, m), (c, h, m * w), (c, h, n * m * w), (c, n * h, m * w)]
 
 
 def drop_dead(graph: Graph) -> Graph:

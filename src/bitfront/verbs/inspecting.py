@@ -103,8 +103,14 @@ def inspect(
 
 
 def _parameters(source: Source) -> tuple[int | None, int | None]:
-    """Return all and the trainable parameters of a torch network; ``None`` for files."""
+    """Return all and the trainable parameters of a torch network; ``None`` for files.
+
+    A family whose home framework counts running statistics among the parameters says ``counts_statistics``.
+    """
     if source.kind == "onnx":
         return None, None
-    all_of_them = list(source.build().parameters())
-    return sum(p.numel() for p in all_of_them), sum(p.numel() for p in all_of_them if p.requires_grad)
+    module = source.build()
+    counted = list(module.parameters())
+    if getattr(source.family, "counts_statistics", False):
+        counted += [b for name, b in module.named_buffers() if not name.endswith("num_batches_tracked")]
+    return sum(p.numel() for p in counted), sum(p.numel() for p in counted if p.requires_grad)
