@@ -20,7 +20,7 @@ class TrainOptions:
 
     epochs: int = 30
     batch_size: int = 8
-    rate: float = 5e-3
+    rate: float = 1e-2
     """Learning rate at the start (after the warm-up)."""
     schedule: str = "cosine"
     """``cosine``, ``polynomial``, ``step`` or ``constant``."""
