@@ -17,6 +17,7 @@ CATALOG: dict[str, str] = {
     "dataset/cityscapes": "bitfront.data.cityscapes:Cityscapes",
     "dataset/voc": "bitfront.data.voc:Voc",
     "dataset/ade20k": "bitfront.data.ade20k:Ade20k",
+    "dataset/coco_stuff": "bitfront.data.coco_stuff:CocoStuff",
     "dataset/yaml": "bitfront.data.described:Described",
     "model/fast_scnn": "bitfront.models.fast_scnn:FastScnn",
     "model/q_seg1": "bitfront.models.q_seg:QSeg1",

@@ -7,6 +7,7 @@ chooses the reader of a folder), a folder, or a data YAML.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from bitfront.graph import capture
 from bitfront.graph.ir import Graph
 from bitfront.record import content_id, digest_file
 from bitfront.registry import load, names
+from bitfront.safeyaml import read
 from bitfront.weights import SUFFIXES, Weights, arrays, family_of, find_weights, recognise, require_file, require_torch
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def open_data(text: str, reader: str = "", **options: Any) -> Dataset:
         return _open(head, Path(rest).expanduser(), options)
     path = Path(text).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _open("yaml", path, options)
+        return _open_chosen(path) or _open("yaml", path, options)
     if not path.is_dir():
         if path.exists():
             raise UsageError(f"'{text}' is a file, not a dataset", hint="give a folder, a data YAML or a name")
@@ -70,6 +72,27 @@ def open_data(text: str, reader: str = "", **options: Any) -> Dataset:
 def _open(name: str, root: Path | None, options: Mapping[str, Any]) -> Dataset:
     opened: Dataset = load("dataset", name).open(root, **options)
     return opened
+
+
+def _open_chosen(path: Path) -> Dataset | None:
+    """Open a YAML file that names a ``reader``, its ``path`` and its options; ``None`` when it names none."""
+    document = read(path)
+    options = dict(document.values)
+    name, folder = options.pop("reader", None), options.pop("path", ".")
+    if name is None:
+        return None
+    if name not in names("dataset") or name == "yaml":
+        raise UsageError(
+            f"{document.where('reader')}: no reader '{name}'", hint=f"known: {', '.join(names('dataset'))}"
+        )
+    known = [key for key in inspect.signature(load("dataset", name).open).parameters if key != "root"]
+    for key in options:
+        if key not in known:
+            raise UsageError(f"{document.where(key)}: '{name}' has no such option", hint=f"it has {', '.join(known)}")
+    try:
+        return _open(name, path.parent / Path(str(folder)).expanduser(), options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: these options do not fit '{name}': {error}", hint="check their types") from error
 
 
 def _reader(root: Path, known: tuple[str, ...]) -> str:

@@ -63,6 +63,12 @@ def ade20k(root: Path) -> Path:
     return root
 
 
+def coco_stuff(root: Path) -> Path:
+    image(root / "images/train2017/000000000001.jpg")
+    mask(root / "stuffthingmaps/train2017/000000000001.png", [0, 89, 91, 181, 255])
+    return root
+
+
 def described(root: Path) -> Path:
     image(root / "pictures/images/a.jpg")
     mask(root / "pictures/labels/a.png", [0, 1, 255])
@@ -75,6 +81,7 @@ EXAMPLES: dict[str, Callable[[Path], Path | None]] = {
     "ade20k": ade20k,
     "camvid": camvid,
     "cityscapes": cityscapes,
+    "coco_stuff": coco_stuff,
     "conveyor": lambda root: None,
     "folder": folder,
     "voc": voc,

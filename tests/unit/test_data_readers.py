@@ -13,6 +13,8 @@ from bitfront.contracts import IGNORE
 from bitfront.data.ade20k import Ade20k
 from bitfront.data.camvid import COLORS, CamVid
 from bitfront.data.cityscapes import Cityscapes
+from bitfront.data.coco_stuff import CLASSES as STUFF
+from bitfront.data.coco_stuff import NAMES, SUBSETS, CocoStuff
 from bitfront.data.folder import Folder
 from bitfront.data.voc import Voc
 from bitfront.errors import DataError, LabelError, UsageError
@@ -259,7 +261,97 @@ def test_ade20k(tmp_path: Path) -> None:
     assert np.array_equal(data.part("val")[0].mask, masks_of([IGNORE, 0, 149]))
 
 
-@pytest.mark.parametrize("reader", [CamVid, Cityscapes, Voc, Ade20k])
+def values(*wanted: str) -> list[int]:
+    return [255 if name == "?" else NAMES.index(name) for name in wanted]
+
+
+def make_stuff(
+    root: Path, scenes: Mapping[str, list[str]], maps: str = "stuffthingmaps", images: str = "images"
+) -> Path:
+    for name, shown in scenes.items():
+        picture(root / images / f"{name}.jpg")
+        write(root / maps / f"{name}.png", masks_of(values(*shown)))
+    return root
+
+
+@pytest.mark.parametrize("maps", ["stuffthingmaps", "annotations", "annotations/stuffthingmaps"])
+@pytest.mark.parametrize("images", ["images", "."])
+def test_coco_stuff(tmp_path: Path, maps: str, images: str) -> None:
+    scenes = {"train2017/1": ["person", "toothbrush", "banner", "wood", "?"], "val2017/2": ["street sign"]}
+    make_stuff(tmp_path, scenes, maps, images)
+    assert CocoStuff.recognises(tmp_path)
+    data = CocoStuff.open(tmp_path)
+    assert data.parts() == ("train", "val")
+    assert (len(NAMES), len(set(STUFF)), data.info.classes) == (182, 171, STUFF)
+    assert NAMES[:3] == ("person", "bicycle", "car")
+    assert (NAMES[89], NAMES[91], NAMES[156], NAMES[181]) == ("toothbrush", "banner", "sky-other", "wood")
+    assert np.array_equal(data.part("train")[0].mask, masks_of([0, 79, 80, 170, IGNORE]))
+    assert (data.part("val")[0].mask == IGNORE).all()  # one of the ids that COCO gave up
+    write(tmp_path / maps / "val2017/2.png", masks_of([182]))
+    with pytest.raises(LabelError, match="label value 182"):
+        data.part("val")[0]
+
+
+def test_coco_stuff_with_an_open_set(tmp_path: Path) -> None:
+    make_stuff(tmp_path, {"train2017/1": ["wall-brick", "wall-tile", "desk-stuff", "zebra", "?"]})
+    data = CocoStuff.open(tmp_path, keep=["desk", "wall"], other="other")
+    assert data.info.classes == ("desk", "wall", "other")
+    assert np.array_equal(data.part("train")[0].mask, masks_of([1, 1, 0, 2, IGNORE]))
+    closed = CocoStuff.open(tmp_path, keep=["desk", "wall"])
+    assert np.array_equal(closed.part("train")[0].mask, masks_of([1, 1, 0, IGNORE, IGNORE]))
+    assert data.digest("train") != closed.digest("train")
+
+
+def test_coco_stuff_images_are_chosen(tmp_path: Path) -> None:
+    scenes = {
+        "train2017/1": ["wall-wood", "laptop", "zebra", "zebra"],
+        "train2017/2": ["wall-wood", "laptop", "wall-tile", "?"],
+        "train2017/3": ["wall-wood", "wall-wood", "wall-tile", "?"],
+        "val2017/4": ["zebra"],
+    }
+    make_stuff(tmp_path, scenes)
+    (tmp_path / "stuffthingmaps/train2017/9.png").write_bytes(b"junk")
+    picture(tmp_path / "images/train2017/9.jpg")
+
+    def chosen(**options: object) -> list[str]:
+        data = CocoStuff.open(tmp_path, keep=["wall", "laptop"], other="other", **options)
+        assert len(data.files("train")) == len(data.part("train"))
+        return [pair.stem for pair, _ in data.files("train")]
+
+    assert chosen() == ["1", "2", "3", "9"]
+    assert chosen(shows=["laptop"]) == ["1", "2", "9"]  # what cannot be read is left for the scan to report
+    assert chosen(min_share=0.6) == ["2", "3", "9"]
+    assert chosen(min_share=0.6, shows=["laptop", "cow"]) == ["2", "9"]
+    with pytest.raises(DataError, match="none of the 1 images of 'val' is in the subset"):
+        CocoStuff.open(tmp_path, shows=["cow"]).part("val")
+
+
+def test_coco_stuff_office(tmp_path: Path) -> None:
+    make_stuff(tmp_path, {"train2017/1": ["desk-stuff", "person", "cow"], "train2017/2": ["cow", "cow", "desk-stuff"]})
+    data = CocoStuff.open(tmp_path, subset="office")
+    assert len(data.info.classes) == 20
+    assert (data.info.name, data.info.classes[-1]) == ("coco_stuff_office", "other")
+    assert np.array_equal(data.part("train")[0].mask, masks_of([5, 11, 19]))
+    assert len(data.part("train")) == 1
+    assert set(SUBSETS) == {"office"}
+
+
+def test_coco_stuff_options_without_sense(tmp_path: Path) -> None:
+    make_stuff(tmp_path, {"train2017/1": ["cow"]})
+    for options, message in (
+        ({"subset": "ofice"}, "unknown COCO-Stuff subset 'ofice'"),
+        ({"keep": ["cow", "hors"]}, "unknown COCO-Stuff class 'hors'"),
+        ({"shows": ["hors"]}, "unknown COCO-Stuff class 'hors'"),
+        ({"keep": ["wall", "wall-tile"]}, "'wall-tile' and 'wall' both hold 'wall-tile'"),
+        ({"keep": ["cow"]}, "at least two classes"),
+        ({"keep": ["cow", "cat"], "other": "cat"}, "at least two classes of different names"),
+        ({"min_share": 60}, "min_share must lie between 0 and 1"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            CocoStuff.open(tmp_path, **options)
+
+
+@pytest.mark.parametrize("reader", [CamVid, Cityscapes, Voc, Ade20k, CocoStuff])
 def test_readers_refuse_what_is_not_theirs(tmp_path: Path, reader: type[CamVid]) -> None:
     assert not reader.recognises(tmp_path)
     with pytest.raises(DataError, match="found no"):

@@ -282,6 +282,32 @@ def test_a_folder_is_recognised_and_a_reader_may_be_chosen(tmp_path: Path) -> No
     assert open_data(str(tmp_path), reader="folder").parts() == ("train",)
 
 
+def test_a_yaml_file_may_choose_a_reader_and_its_options(tmp_path: Path) -> None:
+    for folder, pixels in (
+        ("images", np.zeros((4, 4, 3), np.uint8)),
+        ("stuffthingmaps", np.full((4, 4), 20, np.uint8)),
+    ):
+        path = tmp_path / f"coco/{folder}/val2017/1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path)
+    described = tmp_path / "farm.yaml"
+    described.write_text("reader: coco_stuff\npath: coco\nkeep: [horse, cow]\nother: rest\n", encoding="utf-8")
+    data = open_data(str(described))
+    assert data.info.classes == ("horse", "cow", "rest")
+    assert (data.part("val")[0].mask == 1).all()
+    for text, message in (
+        ("reader: coco_stuf", r"farm\.yaml:1: reader: no reader 'coco_stuf'"),
+        ("reader: yaml", "no reader 'yaml'"),
+        ("reader: [coco_stuff]", "no reader"),
+        ("reader: coco_stuff\npath: coco\nkep: [cow]", r"farm\.yaml:3: kep: 'coco_stuff' has no such option"),
+        ("reader: coco_stuff\npath: coco\nroot: coco", "has no such option"),
+        ("reader: coco_stuff\npath: coco\nkeep: 3", "these options do not fit 'coco_stuff'"),
+    ):
+        described.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=message):
+            open_data(str(described))
+
+
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no dataset and no folder 'conveyer'") as caught:
         open_data("conveyer")
