@@ -20,7 +20,7 @@ from bitfront.runtimes.onnx_file import layout
 from bitfront.runtimes.onnxruntime import OnnxRuntime
 from bitfront.simulate import reference
 
-RUNTIME = OnnxRuntime()
+RUNTIME = OnnxRuntime(full_names=True)
 CONTRACT, OUTPUT = InputContract(8, 8), OutputContract()
 
 

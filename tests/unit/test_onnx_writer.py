@@ -28,7 +28,7 @@ from bitfront.simulate import reference
 
 SIZE = 8
 CONTRACT, OUTPUT = InputContract(SIZE, SIZE), OutputContract(classes=("belt", "box"))
-RUNTIME = OnnxRuntime()
+RUNTIME = OnnxRuntime(full_names=True)
 RELU = [0.0, float("inf")]
 U8 = Affine(8, (0.02,), (128,), signed=False)
 W8 = Affine(8, (0.01,), (0,))

@@ -23,7 +23,7 @@ from bitfront.runtimes.onnxruntime import OnnxRuntime
 
 SIZE = 16
 CONTRACT, OUTPUT = InputContract(SIZE, SIZE), OutputContract("threshold")
-RUNTIME = OnnxRuntime()
+RUNTIME = OnnxRuntime(full_names=True)
 U8, W8 = Affine(8, (0.03,), (120,), signed=False), Affine(8, (0.01,), (0,))
 
 

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper, version_converter
 
 from bitfront.errors import DataError, one_line
+from bitfront.graph import onnx_names
 
 __all__ = ["MIN_OPSET", "load"]
 
@@ -51,7 +52,10 @@ def load(source: str | Path | bytes) -> ModelProto:
             output.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
-        return _upgrade(model, name)
+        model = _upgrade(model, name)
+        if model.producer_name == "bitfront":
+            onnx_names.expand(model)
+        return model
     except DataError:
         raise
     except Exception as error:  # the checker and the converter raise whatever they like

@@ -64,9 +64,11 @@ class OnnxSession:
         The model is opened once more with all tensors as outputs. ONNX Runtime still fuses Conv, QuantizeLinear and
         their like, so integer kernels are those of :meth:`run`; ``optimized=False`` switches all fusion off.
         """
+        from bitfront.graph import onnx_names
         from bitfront.runtimes import onnx_trace
 
         model = onnx_file.load_model(self.path)
+        onnx_names.expand(model)
         tensors = onnx_trace.expose(model)
         settings = options(self.threads, optimized, signed=self._is_ours)
         opened = _start(model.SerializeToString(), str(self.path), settings)

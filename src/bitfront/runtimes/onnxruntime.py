@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntime"]
 
 
+@dataclass(frozen=True, slots=True)
 class OnnxRuntime:
     """ONNX Runtime, CPU execution provider."""
+
+    full_names: bool = False
+    """Write every tensor's full name wherever it stands: larger files, easier to take apart."""
 
     name: ClassVar[str] = "onnxruntime"
     recipes: ClassVar[tuple[str, ...]] = (
@@ -60,6 +65,7 @@ class OnnxRuntime:
         The batch axis is free, except with dynamic quantization: its ranges would depend on who shares a batch.
         Raises UsageError for formats that ONNX Runtime does not take, SpaceError when the disk is full.
         """
+        from bitfront.graph import onnx_names
         from bitfront.runtimes import onnx_file, onnx_writer
 
         facts = {"tool": f"bitfront {bitfront.__version__}", "recipe": plan.recipe, "plan": plan.id, "graph": graph.id}
@@ -70,6 +76,8 @@ class OnnxRuntime:
             metadata=onnx_file.header(contract, output, **facts),
             batch=1 if plan.options.get("dynamic") else None,
         )
+        if not self.full_names:
+            onnx_names.shorten(model)
         path = folder / f"model{self.suffix}"
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, model.SerializeToString(deterministic=True))
