@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image
 
 from bitfront.batches import evaluation
@@ -262,13 +260,13 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/fuzz_inputs.json")
     options = parser.parse_args()
+    from machine import machine  # the script's own folder, not a package
+
     start = time.perf_counter()
     found = run(options.n, options.seed, options.keep)
     found |= {
         "seconds": round(time.perf_counter() - start, 1),
-        "python": platform.python_version(),
-        "pillow": PIL.__version__,
-        "machine": platform.machine(),
+        "machine": machine(),
     }
     options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in found.items() if k != "tracebacks"}))

@@ -103,18 +103,19 @@ def draw_scene(size: tuple[int, int], stage: Stage, rng: np.random.Generator) ->
         pitch=math.radians(rng.uniform(24, 48) if side else rng.uniform(76, 90)),
         distance=rng.uniform(2.6, 4.5),
         roll=math.radians(rng.uniform(-5, 5)),
-        zoom=rng.uniform(1.0, 1.45),
+        zoom=rng.uniform(1.7, 2.3),
     )
     matrix = camera.matrix()
     light = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.5, 0.7), 1.0])
     light /= np.linalg.norm(light)
     solids = _arrange(camera, matrix, light, side, rng)
     canvas = _background(camera, matrix, stage, side, rng)
-    canvas = _cast_shadows(canvas, matrix, solids, light, rng)
+    _cast_shadows(canvas, matrix, solids, light, rng)
     owner = Image.new("L", size[::-1], 0)
     paint, mark = ImageDraw.Draw(canvas), ImageDraw.Draw(owner)
     for number, solid in enumerate(solids, start=1):
         _draw_solid(solid, matrix, paint, mark, number)
+    _soften(canvas, owner)
     image = _expose(canvas, stage, rng)
     return Scene(image, np.asarray(owner), tuple(s.kind for s in solids))
 
@@ -197,12 +198,12 @@ def _rails(paint: ImageDraw.ImageDraw, matrix: Points, side: bool, rng: np.rando
 
 def _cast_shadows(
     canvas: Image.Image, matrix: Points, solids: Sequence[Solid], light: Points, rng: np.random.Generator
-) -> Image.Image:
+) -> None:
     width, height = canvas.size
     factor = _DETAIL / height
-    small = Image.new("L", (max(1, round(width * factor)), _DETAIL), 255)
+    small = Image.new("L", (max(1, round(width * factor)), _DETAIL), 0)
     paint = ImageDraw.Draw(small)
-    dark = int(255 * (1 - rng.uniform(0.35, 0.7)))
+    dark = int(255 * rng.uniform(0.35, 0.7))
     for solid in solids:
         slide = -light[:2] / light[2] * solid.height * rng.uniform(0.5, 0.9)
         foot = np.column_stack([solid.foot, np.zeros(len(solid.foot))])
@@ -213,22 +214,32 @@ def _cast_shadows(
             j = (i + 1) % len(low)
             paint.polygon(_outline(np.array([low[i], low[j], high[j], high[i]])), fill=dark)
     soft = small.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 1.6))).resize(canvas.size, Image.Resampling.BILINEAR)
-    black = Image.new("RGB", canvas.size, (12, 12, 16))
-    return Image.composite(canvas, black, soft)
+    canvas.paste((12, 12, 16), mask=soft)
+
+
+def _soften(canvas: Image.Image, owner: Image.Image) -> None:
+    """Blur the edges of the polygons as a lens would; the belt is smooth already."""
+    drawn = owner.getbbox()
+    if drawn is not None:
+        left, top = max(0, drawn[0] - 2), max(0, drawn[1] - 2)
+        right, bottom = min(canvas.width, drawn[2] + 2), min(canvas.height, drawn[3] + 2)
+        window = canvas.crop((left, top, right, bottom))
+        canvas.paste(window.filter(ImageFilter.BoxBlur(0.45)), (left, top))
 
 
 def _expose(canvas: Image.Image, stage: Stage, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Blur by the lens, uneven light, tint, noise."""
+    """Uneven light and sensor noise."""
     width, height = canvas.size
     x, y = np.linspace(-1, 1, 24), np.linspace(-1, 1, 24)[:, None]
     slope, spot = rng.uniform(-0.16, 0.16, 2), rng.uniform(-0.8, 0.8, 2)
     field_ = 1 + slope[0] * x + slope[1] * y
     field_ += rng.uniform(-0.1, 0.3) * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) * 1.5)
     field_ *= rng.uniform(0.72, 1.15) * (1 - 0.08 * (x**2 + y**2))
-    light = Image.fromarray(field_.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     # Fixed point in 16 bits: a light of 1 is 128, noise is in grey levels.
-    levels = np.asarray(light.point(lambda v: v * 128)).astype(np.uint16)
-    pixels = np.multiply(np.asarray(canvas.filter(_LENS)), levels[..., None], dtype=np.uint16)
+    light = Image.fromarray(np.clip(field_ * 128, 0, 255).astype(np.uint8))
+    levels = np.empty((height, width, 3), np.uint16)
+    levels[...] = np.asarray(light.resize((width, height), Image.Resampling.BILINEAR))[..., None]
+    pixels = np.multiply(np.asarray(canvas), levels, out=levels)
     pixels >>= 7
     signed = pixels.view(np.int16)
     top, left = rng.integers(0, 64, 2)
@@ -238,19 +249,16 @@ def _expose(canvas: Image.Image, stage: Stage, rng: np.random.Generator) -> NDAr
     return image
 
 
-_LENS = ImageFilter.BoxBlur(0.45)
-
-
 # --- arrangement -----------------------------------------------------------------------------------------------------
 def _arrange(camera: Camera, matrix: Points, light: Points, side: bool, rng: np.random.Generator) -> list[Solid]:
-    """Place one to four solids that hardly overlap on the belt, far ones first."""
+    """Place one to three solids that hardly overlap on the belt, far ones first."""
     height, width = camera.size
-    wanted = int(rng.choice(4, p=(0.3, 0.35, 0.25, 0.1))) + 1
-    spots = rng.uniform((0.08, 0.34 if side else 0.08), (0.92, 0.95 if side else 0.92), (12, 2)) * (width, height)
+    wanted = int(rng.choice(3, p=(0.45, 0.35, 0.2))) + 1
+    spots = rng.uniform((0.12, 0.36 if side else 0.12), (0.88, 0.9 if side else 0.88), (18, 2)) * (width, height)
     placed: list[tuple[float, float, float, int]] = []
     for x, y in _ground(spots, matrix):
         kind = int(rng.integers(1, 4))
-        reach = {CARTON: 0.30, MAILER: 0.32, TUBE: 0.36}[kind]
+        reach = {CARTON: 0.24, MAILER: 0.25, TUBE: 0.27}[kind]
         if len(placed) < wanted and all(math.hypot(x - u, y - v) > reach + r for u, v, r, _ in placed):
             placed.append((float(x), float(y), reach, kind))
     position, _ = camera.axes()
@@ -260,9 +268,10 @@ def _arrange(camera: Camera, matrix: Points, light: Points, side: bool, rng: np.
 
 _KRAFT: tuple[Color, ...] = ((178, 138, 96), (196, 158, 114), (160, 120, 82), (186, 150, 112))
 _PRINTED: tuple[Color, ...] = ((226, 226, 222), (205, 210, 214), (232, 226, 210))
-_INKS: tuple[Color, ...] = ((40, 190, 130), (200, 50, 45), (40, 90, 180), (230, 160, 30), (90, 60, 130), (30, 30, 34))
+_INKS: tuple[Color, ...] = ((40, 190, 130), (200, 50, 45), (40, 90, 180), (230, 160, 30), (20, 150, 170))
 _PLASTIC: tuple[Color, ...] = ((236, 236, 240), (168, 176, 190), (224, 190, 84), (214, 216, 226), (120, 130, 150))
-_CORES: tuple[Color, ...] = ((60, 96, 150), (46, 110, 86), (150, 60, 60), (214, 206, 188), (98, 84, 120))
+_CORES: tuple[Color, ...] = ((60, 96, 150), (46, 110, 86), (150, 60, 60), (44, 60, 100), (98, 84, 120))
+_WRAPS: tuple[Color, ...] = ((228, 226, 220), (236, 214, 120), (170, 200, 220), (34, 36, 44))
 
 
 def _pick(colors: Sequence[Color], rng: np.random.Generator) -> Color:
@@ -398,9 +407,9 @@ def _mailer(centre: Points, eye: Points, light: Points, rng: np.random.Generator
 
 def _tube(centre: Points, eye: Points, light: Points, rng: np.random.Generator) -> Solid:
     """A cylinder that lies on the belt, with caps and a wrapped label."""
-    length, radius = rng.uniform(0.5, 0.8), rng.uniform(0.05, 0.1)
+    length, radius = rng.uniform(0.45, 0.72), rng.uniform(0.07, 0.12)
     turn = rng.uniform(-math.pi, math.pi)
-    color, cap, ink = _pick(_CORES, rng), _pick(_PLASTIC, rng), _pick(_INKS, rng)
+    color, cap, ink = _pick(_CORES, rng), _pick(_PLASTIC, rng), _pick(_WRAPS, rng)
     solid = Solid(TUBE, height=2 * radius)
     angle = np.linspace(0, 2 * math.pi, 25)
     circle = np.column_stack([np.cos(angle) * radius, radius + np.sin(angle) * radius])
@@ -408,8 +417,10 @@ def _tube(centre: Points, eye: Points, light: Points, rng: np.random.Generator) 
     rings = [(-0.5 * length, -0.45 * length, cap), (-0.45 * length, label[0], color), (label[0], label[1], ink),
              (label[1], 0.45 * length, color), (0.45 * length, 0.5 * length, cap)]  # fmt: skip
     middle = np.array([centre[0], centre[1], radius])
-    quads = np.array([[[[low, *circle[i]], [high, *circle[i]], [high, *circle[i + 1]], [low, *circle[i + 1]]]
-                       for low, high, _ in rings] for i in range(24)])  # fmt: skip
+    quads = np.empty((24, len(rings), 4, 3))
+    quads[..., 0] = np.array([[low, high, high, low] for low, high, _ in rings])
+    quads[:, :, :2, 1:] = circle[:-1, None, None]
+    quads[:, :, 2:, 1:] = circle[1:, None, None]
     quads = _place(quads, centre, turn)
     mid = (angle[:-1] + angle[1:]) / 2
     normals = _place(np.column_stack([np.zeros(24), np.cos(mid), np.sin(mid)]), np.zeros(2), turn)
