@@ -81,6 +81,10 @@ AUGMENTS: Mapping[str, Augment] = {
         flip=0.5, crop=(0.5, 0.5), crop_chance=0.4,
         brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, color_chance=0.5,
     ),
+    # The same on pictures whose margins matter.
+    "thesis_000_whole": Augment(
+        flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, color_chance=0.5,
+    ),
     # A 512x512 crop of 960x540 pictures, shift-scale-rotate, RGB shift, brightness and contrast, each with p = .5 and
     # the strengths of the Albumentations manual's segmentation example, which that work follows.
     "thesis_001": Augment(

@@ -124,6 +124,28 @@ def test_inspect(call: Call) -> None:
     assert found["activation_bytes"] > found["peak_bytes"] > 0
 
 
+def test_inspect_counts_what_the_home_framework_counts(call: Call) -> None:
+    found = call("inspect", "q_seg2", "--set", "resolution=32", "--json").json
+    assert (found["parameters"], found["trainable_parameters"]) == (3_946_680, 3_902_328)
+
+
+def test_a_preset_of_a_training_and_its_changes(call: Call, data: Path, tmp_path: Path) -> None:
+    command = (
+        "train",
+        "tiny",
+        data,
+        "--preset",
+        "thesis_000",
+        "--dry-run",
+        "--json",
+        "--out",
+        tmp_path / "m.safetensors",
+    )
+    assert call(*command).json["evaluations"] == 40
+    assert call(*command, "--epochs", "3").json["evaluations"] == 3
+    assert "did you mean 'thesis_000'?" in call(*command[:4], "thesis_00", *command[5:]).err
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 def test_train_writes_a_checkpoint_that_evaluates(call: Call, checkpoint: Path, data: Path) -> None:
     done = call("evaluate", checkpoint, data, "--json")

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
+from bitfront.augment import AUGMENTS
 from bitfront.errors import UsageError
+from bitfront.train.options import PRESETS, TrainOptions, preset
 from bitfront.train.schedules import SCHEDULES, rate
 
 
@@ -45,3 +47,21 @@ def test_unknown_schedules_and_empty_trainings_are_refused() -> None:
         rate("cosin", 0, 10, start=1, end=0)
     with pytest.raises(UsageError, match="at least one epoch"):
         rate("cosine", 0, 0, start=1, end=0)
+
+
+def test_the_set_up_of_thesis_000() -> None:
+    options = preset("thesis_000")
+    assert (options.rate, options.batch_size, options.epochs, options.patience) == (5e-4, 4, 40, 5)
+    rates = [rate(options.schedule, e, options.epochs, start=options.rate, end=options.end_rate) for e in range(40)]
+    assert rates[:5] == pytest.approx([5e-4, 5e-4, 5e-4 / 1.5, 5e-4 / 1.5, 5e-4 / 1.5**2])
+    assert (rates[21], rates[22]) == (pytest.approx(5e-4 / 1.5**10), 6e-6)
+    cropped, whole = AUGMENTS[options.augment], AUGMENTS["thesis_000_whole"]
+    assert (cropped.flip, cropped.color_chance, cropped.crop, cropped.crop_chance) == (0.5, 0.5, (0.5, 0.5), 0.4)
+    assert whole.crop == (1.0, 1.0)
+
+
+def test_presets_by_name() -> None:
+    assert preset("default") == TrainOptions()
+    assert all(options.augment in AUGMENTS for options in PRESETS.values())
+    with pytest.raises(UsageError, match="unknown preset 'thesis_00'"):
+        preset("thesis_00")

@@ -137,7 +137,7 @@ def fit(
     epochs: Annotated[int | None, whole("Epochs of a training from scratch.")] = None,
     batch_size: Annotated[int | None, whole("Images of a training step.")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Learning rate at the start.")] = None,
-    augment: Annotated[str | None, Parameter(help="none, light, thesis_000 or thesis_001.")] = None,
+    augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
     runtime: Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")] = None,
     device: Annotated[str | None, Parameter(help="Where files are timed [default: host].")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,11 +162,12 @@ def train(
     /,
     *,
     out: Annotated[Path, Parameter(help="Checkpoint to write (.safetensors).")],
+    preset: Annotated[str, Parameter(help="Set-up that the other options change: default or thesis_000.")] = "default",
     epochs: Annotated[int | None, whole("Epochs [default: 30].")] = None,
     batch_size: Annotated[int | None, whole("Images of a step [default: 8].")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Rate at the start [default: 0.005].")] = None,
     schedule: Annotated[str | None, Parameter(help="cosine, polynomial, step or constant.")] = None,
-    augment: Annotated[str | None, Parameter(help="none, light, thesis_000 or thesis_001.")] = None,
+    augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
     patience: Annotated[int | None, whole("Stop after so many epochs without a better score; 0: never.", 0)] = None,
     time: Annotated[str | None, Parameter(help="Finish cleanly after so long, e.g. 1h.")] = None,
     seed: Seed = None,
@@ -186,7 +188,7 @@ def train(
         time=time, seed=seed,
     )  # fmt: skip
     place = (required(given["model"], "MODEL"), required(given["data"], "DATA"))
-    options = _train_options(given, schedule=schedule, patience=patience)
+    options = _train_options(preset, given, schedule=schedule, patience=patience)
     common = {"options": options, "settings": knobs(set_, shared), **model_options.fill(shared)}
     if dry_run:
         plan = plan_training(*place, **common)
@@ -222,11 +224,11 @@ def to_plain(value: Any) -> Any:
     return to_json(value)
 
 
-def _train_options(given: dict[str, Any], **more: Any) -> Any:
+def _train_options(preset: str, given: dict[str, Any], **more: Any) -> Any:
     from bitfront.weights import require_torch
 
     require_torch()
-    from bitfront.train.options import TrainOptions
+    from bitfront.train import options as training
 
     names = {"learning_rate": "rate", "time": "time_limit_seconds"}
     chosen = {names.get(key, key): value for key, value in {**given, **more}.items() if value is not None}
@@ -234,7 +236,7 @@ def _train_options(given: dict[str, Any], **more: Any) -> Any:
         chosen.pop(key, None)
     if "time_limit_seconds" in chosen:
         chosen["time_limit_seconds"] = units.seconds(chosen["time_limit_seconds"], "--time")
-    return TrainOptions(**chosen)
+    return replace(training.preset(preset), **chosen)
 
 
 def _epochs(progress: Progress, n: int) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitfront.errors import UsageError, unknown_name
 from bitfront.train.schedules import SCHEDULES
 
-__all__ = ["Epoch", "TrainOptions", "Trained"]
+__all__ = ["PRESETS", "Epoch", "TrainOptions", "Trained", "preset"]
 
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -70,6 +71,23 @@ class TrainOptions:
         for name in ("warmup_steps", "weight_decay", "patience"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must be at least 0, not {getattr(self, name)}")
+
+
+PRESETS: Mapping[str, TrainOptions] = {
+    "default": TrainOptions(),
+    "thesis_000": TrainOptions(
+        epochs=40, batch_size=4, rate=5e-4, schedule="step", end_rate=6e-6, patience=5, augment="thesis_000"
+    ),
+}
+"""Whole set-ups by name. ``thesis_000`` is the one that Q-Seg1 and Q-Seg2 were trained with on Cityscapes; images of
+COCO-Stuff were not cropped (``augment="thesis_000_whole"``)."""
+
+
+def preset(name: str) -> TrainOptions:
+    """Return an entry of PRESETS. Raises UsageError with a guess."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]
 
 
 @dataclass(frozen=True, slots=True)
