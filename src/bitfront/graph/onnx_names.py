@@ -27,7 +27,7 @@ def shorten(model: onnx.ModelProto) -> None:
     Inputs and outputs keep their names.
     """
     graph = model.graph
-    short = {value.name: value.name for value in (*graph.input, *graph.output)}
+    short: dict[str, str] = {value.name: value.name for value in (*graph.input, *graph.output)}
     numbers = _numbers()
 
     def rename(name: str) -> str:
