@@ -37,6 +37,7 @@ __all__ = [
     "ROUNDINGS",
     "WEIGHT_BITS",
     "applies",
+    "check_spread",
     "code_bounds",
     "compute",
     "exponents",
@@ -167,14 +168,19 @@ def applies(op: str, forms: Sequence[Format | None]) -> bool:
     return op in _STEPS and all(isinstance(form, Qmn) for form in forms)
 
 
-def compute(node: Node, inputs: Sequence[Array], forms: Sequence[Qmn], y: Qmn, rule: str) -> Array:
-    """Return the int32 codes of a node from those of its inputs. Raises DataError for addends too far apart."""
-    shifts = [y.frac_bits - form.frac_bits for form in forms]
+def check_spread(node: Node, shifts: Sequence[int]) -> None:
+    """Raise DataError when the addends of a node are too far apart for an exact sum."""
     if node.op in ("add", "sub") and max(shifts) - min(shifts) > MAX_SPREAD:
         raise DataError(
             f"node '{node.name}': the steps of its inputs are more than {MAX_SPREAD} bits apart",
             hint="give them formats with closer fractional bits",
         )
+
+
+def compute(node: Node, inputs: Sequence[Array], forms: Sequence[Qmn], y: Qmn, rule: str) -> Array:
+    """Return the int32 codes of a node from those of its inputs. Raises DataError for addends too far apart."""
+    shifts = [y.frac_bits - form.frac_bits for form in forms]
+    check_spread(node, shifts)
     if node.op == "mul":
         shifts = [shifts[0], -forms[1].frac_bits]
     if node.op == "pad":  # the value in codes of the output, encoded as any other constant

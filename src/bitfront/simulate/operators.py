@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitfront.graph.ir import Node
 
-__all__ = ["OPERATORS", "clip", "convolve", "pad"]
+__all__ = ["OPERATORS", "clip", "convolve", "coordinates", "pad", "taps"]
 
 Array = NDArray[Any]
 
@@ -149,7 +149,7 @@ def _resize(node: Node, x: Array) -> Array:
     return x
 
 
-def _taps(position: NDArray[np.float32], n: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def taps(position: NDArray[np.float32], n: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Return the two source pixels of every output pixel along one axis, and their weights."""
     position = np.clip(position, 0, n - 1)
     first = position.astype(np.intp)
@@ -163,12 +163,12 @@ def _taps(position: NDArray[np.float32], n: int) -> tuple[tuple[Array, Array], t
 
 def _interpolate(x: Array, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Array:
     """Bilinear interpolation: four taps, each times the product of its two weights, added in row order."""
-    row_taps, row_weights = _taps(rows, x.shape[2])
-    column_taps, column_weights = _taps(columns, x.shape[3])
+    row_places, row_weights = taps(rows, x.shape[2])
+    column_places, column_weights = taps(columns, x.shape[3])
     out: Array | None = None
-    for taps, row_weight in zip(row_taps, row_weights, strict=True):
-        lines = x.take(taps, 2)
-        for places, column_weight in zip(column_taps, column_weights, strict=True):
+    for lines_read, row_weight in zip(row_places, row_weights, strict=True):
+        lines = x.take(lines_read, 2)
+        for places, column_weight in zip(column_places, column_weights, strict=True):
             term = lines.take(places, 3)
             term *= row_weight[:, None] * column_weight
             out = term if out is None else np.add(out, term, out=out)

@@ -29,7 +29,7 @@ from bitfront.graph.ir import Node
 from bitfront.quant.formats import Affine
 from bitfront.simulate.operators import OPERATORS
 
-__all__ = ["KERNELS", "applies", "saturate"]
+__all__ = ["KERNELS", "applies", "repeats", "saturate"]
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ def _ratio(x: Affine, y: Affine) -> np.float32:
 
 def _add(node: Node, inputs: Sequence[Array], forms: Sequence[Affine], y: Affine) -> Array:
     (a, b), (form_a, form_b) = inputs, forms
-    if _repeats(a, b):
+    if repeats(a.shape, b.shape):
         (a, b), (form_a, form_b) = (b, a), (form_b, form_a)
     ratio_a, ratio_b = _ratio(form_a, y), _ratio(form_b, y)
     zero = _fused(ratio_b * np.float32(form_b.zero_point[0]), np.asarray(form_a.zero_point[0]), ratio_a)
@@ -64,12 +64,12 @@ def _add(node: Node, inputs: Sequence[Array], forms: Sequence[Affine], y: Affine
     return saturate(np.rint(total), y, node["clip"])
 
 
-def _repeats(a: Array, b: Array) -> bool:
-    """Whether ``a`` is one number along the innermost axis on which the broadcast result has more than one."""
-    shape = np.broadcast_shapes(a.shape, b.shape)
+def repeats(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether shape ``a`` has one number along the innermost axis on which its broadcast with ``b`` has more."""
+    shape = np.broadcast_shapes(tuple(a), tuple(b))
     inner = max((axis for axis, n in enumerate(shape) if n > 1), default=0)
-    position = inner - len(shape) + a.ndim
-    return position < 0 or a.shape[position] == 1
+    position = inner - len(shape) + len(a)
+    return position < 0 or a[position] == 1
 
 
 def _fused(addend: Array | np.float32, codes: Array, ratio: np.float32) -> Array:

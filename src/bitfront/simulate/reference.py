@@ -39,7 +39,7 @@ from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
 from bitfront.simulate.quantized import KERNELS, applies
 
-__all__ = ["bias_codes", "run", "step", "values"]
+__all__ = ["bias_codes", "is_fixed_point", "moves", "run", "step", "values"]
 
 Array = NDArray[Any]
 MOVING = ("max_pool", "slice", "reshape", "transpose", "argmax", "concat", "resize", "identity", "pad")
@@ -106,6 +106,22 @@ def bias_codes(graph: Graph, plan: Plan, node: Node) -> NDArray[np.int64]:
     return saturated
 
 
+def is_fixed_point(plan: Plan, node: Node) -> bool:
+    """Whether a ``conv`` or ``dense`` goes from Qmn to Qmn codes with weights that only shift."""
+    x, w, y = (plan.formats.get(name) for name in (*node.inputs[:2], node.output))
+    return isinstance(x, Qmn) and isinstance(y, Qmn) and fixed_point.exponents(w) is not None
+
+
+def moves(plan: Plan, node: Node) -> bool:
+    """Whether an operator only moves codes."""
+    if node.op not in MOVING or node.attributes.get("mode") == "linear":
+        return False
+    forms = [plan.formats.get(i) for i in node.inputs]
+    if integer(forms[0]) is None:
+        return False
+    return node.op == "argmax" or all(f == plan.formats.get(node.output) for f in forms)
+
+
 def _affine(plan: Plan, name: str) -> Affine:
     """The integer format of a tensor known to have one."""
     form = integer(plan.formats[name])
@@ -157,7 +173,7 @@ class _Run:
             if self.dynamic and self.format(node.inputs[0]) is None:
                 self.store(node.output, self.dynamic_convolution(node))
                 return
-        if self.moves(node):
+        if moves(self.plan, node):
             self.codes[node.output] = self.move(node)
             return
         held = [self.format(name) for name in (*node.inputs, node.output)]
@@ -203,15 +219,6 @@ class _Run:
             return _affine(self.plan, name).encode(self.graph.constants[name])
         return self.codes[name]
 
-    def moves(self, node: Node) -> bool:
-        """Whether an operator only moves codes."""
-        if node.op not in MOVING or node.attributes.get("mode") == "linear":
-            return False
-        forms = [self.format(i) for i in node.inputs]
-        if integer(forms[0]) is None:
-            return False
-        return node.op == "argmax" or all(f == self.format(node.output) for f in forms)
-
     def move(self, node: Node) -> Array:
         inputs = [self.codes[i] for i in node.inputs]
         if node.op != "pad":
@@ -242,7 +249,7 @@ class _Run:
         """``conv`` or ``dense`` from codes to codes."""
         x, w, y = (_affine(self.plan, name) for name in (*node.inputs[:2], node.output))
         sums, bound = self.accumulate(node, self.codes[node.inputs[0]], x, bias_codes(self.graph, self.plan, node))
-        fixed = self.is_fixed_point(node)
+        fixed = is_fixed_point(self.plan, node)
         if bound < EXACT_FLOAT32 or not fixed:
             sums = sums.astype(np.float32, copy=False)
         multiplier = _product_scale(x, w) / np.float32(y.scale[0])
@@ -255,11 +262,6 @@ class _Run:
         codes: Array = sums.astype(np.int32)
         codes += zero
         return codes
-
-    def is_fixed_point(self, node: Node) -> bool:
-        """Whether a ``conv`` or ``dense`` goes from Qmn to Qmn codes with weights that only shift."""
-        x, w, y = (self.format(name) for name in (*node.inputs[:2], node.output))
-        return isinstance(x, Qmn) and isinstance(y, Qmn) and fixed_point.exponents(w) is not None
 
     def dynamic_convolution(self, node: Node) -> Array:
         """``conv`` or ``dense`` on an input quantized on the fly (ONNX DynamicQuantizeLinear), to float32 values."""
