@@ -109,8 +109,7 @@ class Scripted:
         self.loss, self.predict, self.output = Segmentation().loss, Segmentation().predict, Segmentation().output
 
     def meter(self, info: object, score: str = "") -> SimpleNamespace:
-        value = next(self.scores)
-        return SimpleNamespace(add=lambda *_: None, result=lambda: Metrics("miou", {"miou": value}, {}))
+        return SimpleNamespace(add=lambda *_: None, result=lambda: Metrics("miou", {"miou": next(self.scores)}, {}))
 
 
 def test_patience_and_the_first_of_equal_scores(tmp_path: Path) -> None:
