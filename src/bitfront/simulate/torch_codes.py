@@ -65,13 +65,13 @@ class _Parameters:
 
 
 def encode(values: Tensor, form: Format | None) -> Tensor:
-    """Hold float32 values."""
+    """Hold float32 values; in an integer format, what is not a number becomes zero, as in the reference."""
     affine = integer(form)
     if affine is None:
         limit = torch.finfo(torch.float16).max
         return values.clamp(-limit, limit).half().float() if isinstance(form, Float16) else values
     held = _Parameters.of(affine, values.ndim, values.device)
-    return (values / held.scale).round_().clamp_(held.low, held.high)
+    return (values / held.scale).round_().clamp_(held.low, held.high).nan_to_num_(0.0)
 
 
 def decode(held: Tensor, form: Format | None) -> Tensor:
@@ -114,7 +114,7 @@ def elementwise_table(node: Node, x: Affine, y: Format) -> NDArray[np.float32] |
         return None
     values = x.decode(np.arange(x.low, x.high + 1))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        results = y.encode(operators.OPERATORS[node.op](node, values))
+        results = y.encode(np.nan_to_num(operators.OPERATORS[node.op](node, values), posinf=np.inf, neginf=-np.inf))
     return (results - affine.parameters(1)[1]).astype(np.float32)
 
 
