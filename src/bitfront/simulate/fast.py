@@ -54,7 +54,7 @@ class Fast:
         images: NDArray[np.float32],
         template: Plan | None = None,
         *,
-        batch_size: int = 4,
+        batch_size: int = 8,
         n_cuts: int = 5,
         prefix_bytes: int = PREFIX_BYTES,
         device: str = "cpu",
@@ -88,6 +88,9 @@ class Fast:
         self._last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
         self._cuts = _cut_points(graph, n_cuts)
         self._live = {cut: _live(graph, cut) for cut in (-1, *self._cuts)}
+        self._made = {
+            cut: frozenset([*graph.inputs, *(n.output for n in graph.nodes[: cut + 1])]) for cut in self._live
+        }
         self._steps = Steps(graph, self.device)
         self._prefixes: Cache[dict[str, Tensor]] = Cache(prefix_bytes)
 
@@ -143,7 +146,7 @@ class Fast:
                 hint="use bitfront.simulate.reference",
             )
         steps, numbers = self._steps.of(plan)
-        prefix: dict[int, Hashable] = {cut: (cut, tuple(numbers[: cut + 2])) for cut in self._cuts}
+        prefix: dict[int, Hashable] = {cut: (cut, tuple(numbers[: cut + 2])) for cut in (-1, *self._cuts)}
         for positions in self._batches(subset):
             with torch.inference_mode(), _exact(self.device):
                 held = self._execute(plan, steps, prefix, positions, wanted)
@@ -172,8 +175,9 @@ class Fast:
         start, held = self._resume(prefix, positions, wanted)
         if held is None:
             name = self.graph.inputs[0]
-            chosen = self.images[list(positions)].contiguous(memory_format=_memory_format(self.images))
-            held = {name: torch_codes.encode(chosen, plan.formats.get(name))}
+            held = {name: torch_codes.encode(self._chosen(positions), plan.formats.get(name))}
+            if name in plan.formats:
+                self._store((prefix[-1], positions), -1, plan, held)
         self.hits.nodes_skipped += start
         for i in range(start, len(steps)):
             node = self.graph.nodes[i]
@@ -187,18 +191,35 @@ class Fast:
         self.hits.nodes_run += len(steps) - start
         return held
 
+    def _chosen(self, positions: tuple[int, ...]) -> Tensor:
+        first, last = positions[0], positions[-1]
+        if positions == tuple(range(first, last + 1)):
+            return self.images[first : last + 1]
+        return self.images[list(positions)].contiguous(memory_format=_memory_format(self.images))
+
     def _resume(
         self, prefix: Mapping[int, Hashable], positions: tuple[int, ...], wanted: frozenset[str]
     ) -> tuple[int, dict[str, Tensor] | None]:
         """Return where to begin, and what is alive there."""
         for cut in sorted(prefix, reverse=True):
-            earlier = {n.output for n in self.graph.nodes[: cut + 1]} | set(self.graph.inputs)
-            if not (wanted & earlier) <= self._live[cut]:
-                continue
-            found = self._prefixes.get((prefix[cut], positions))
-            if found is not None:
-                return cut + 1, {name: _restored(value) for name, value in found.items()}
+            if (wanted & self._made[cut]) <= self._live[cut]:
+                found = self._found(prefix[cut], positions)
+                if found is not None:
+                    return cut + 1, found
         return 0, None
+
+    def _found(self, key: Hashable, positions: tuple[int, ...]) -> dict[str, Tensor] | None:
+        """Return what was kept for these images, or for all of their batch."""
+        found = self._prefixes.get((key, positions))
+        if found is not None:
+            return {name: _restored(value) for name, value in found.items()}
+        first = positions[0] // self.batch_size * self.batch_size
+        batch = tuple(range(first, min(first + self.batch_size, self.n_images)))
+        found = self._prefixes.get((key, batch))
+        if found is None:
+            return None
+        rows = [position - first for position in positions]
+        return {name: _restored(value[rows]) for name, value in found.items()}
 
     def _store(self, key: Hashable, cut: int, plan: Plan, held: Mapping[str, Tensor]) -> None:
         if key not in self._prefixes:

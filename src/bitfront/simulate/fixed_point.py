@@ -20,7 +20,6 @@ contract and how it looks in integer C.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -100,22 +99,24 @@ def interpolation(n_in: int, n_out: int, coordinates: str) -> tuple[NDArray[np.i
     Positions are those of ONNX Resize as exact fractions; what is right of their point is rounded half to even to
     ``WEIGHT_BITS`` bits.
     """
-    first, weight = np.zeros(n_out, np.intp), np.zeros(n_out, np.int64)
-    for i in range(n_out):
-        position = min(max(_position(i, n_in, n_out, coordinates), Fraction(0)), Fraction(n_in - 1))
-        first[i] = int(position)
-        weight[i] = round((position - int(position)) * 2**WEIGHT_BITS)
-    return first, weight
+    numerator, denominator = _positions(n_in, n_out, coordinates)
+    numerator = np.clip(numerator, 0, denominator * (n_in - 1))
+    first = numerator // denominator
+    scaled = (numerator - first * denominator) << WEIGHT_BITS
+    weight = scaled // denominator
+    twice = 2 * (scaled - weight * denominator)
+    weight += (twice > denominator) | ((twice == denominator) & (weight % 2 == 1))
+    return first.astype(np.intp), weight
 
 
-def _position(i: int, n_in: int, n_out: int, coordinates: str) -> Fraction:
+def _positions(n_in: int, n_out: int, coordinates: str) -> tuple[NDArray[np.int64], int]:
+    """Source positions along one axis as numerators and their denominator."""
+    i = np.arange(n_out, dtype=np.int64)
     if coordinates == "align_corners":
-        return Fraction(i * (n_in - 1), n_out - 1) if n_out > 1 else Fraction(0)
-    if coordinates == "asymmetric":
-        return Fraction(i * n_in, n_out)
-    if coordinates == "pytorch_half_pixel" and n_out == 1:
-        return Fraction(0)
-    return Fraction((2 * i + 1) * n_in - n_out, 2 * n_out)
+        return i * (n_in - 1), max(1, n_out - 1)
+    if coordinates == "asymmetric" or (coordinates == "pytorch_half_pixel" and n_out == 1):
+        return i * n_in, n_out
+    return (2 * i + 1) * n_in - n_out, 2 * n_out
 
 
 def interpolation_matrix(n_in: int, n_out: int, coordinates: str) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -124,16 +125,18 @@ def table_step(table: NDArray[np.float32], x: Affine, device: torch.device) -> S
     return lambda held: entries[(held - first).long()]
 
 
-def fixed_step(node: Node, forms: Sequence[Qmn], y: Qmn, rule: str) -> Step:
-    """An operator between Qmn formats: see :mod:`bitfront.simulate.fixed_point`."""
+def fixed_step(node: Node, forms: Sequence[Qmn], y: Qmn, rule: str, shape: Sequence[int]) -> Step:
+    """An operator between Qmn formats whose first input has ``shape``: see :mod:`bitfront.simulate.fixed_point`."""
     shifts = [y.frac_bits - form.frac_bits for form in forms]
     fixed_point.check_spread(node, shifts)
     if node.op == "mul":
         shifts = [shifts[0], -forms[1].frac_bits]
-    dtype = torch.float32 if _fits_float32(node, forms, shifts) else torch.float64
+    dtype = torch.float32 if _fits_float32(node, forms, shifts, shape) else torch.float64
     clip = (node["lo"], node["hi"]) if node.op == "clip" else node.attributes.get("clip")
     low, high = fixed_point.code_bounds(y, clip)
     compute = _FIXED.get(node.op, OPERATORS[node.op])
+    if node.op == "resize" and node["mode"] == "linear":
+        compute = _Interpolation(node)
     if node.op == "pad":
         value = float(y.encode(np.float32(node["value"])))  # type: ignore[arg-type]
         compute = lambda _, x: pad(x, node["pads"], value)  # noqa: E731
@@ -145,8 +148,8 @@ def fixed_step(node: Node, forms: Sequence[Qmn], y: Qmn, rule: str) -> Step:
     return step
 
 
-def _fits_float32(node: Node, forms: Sequence[Qmn], shifts: Sequence[int]) -> bool:
-    """Whether the exact result takes at most 24 bits in float32."""
+def _fits_float32(node: Node, forms: Sequence[Qmn], shifts: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether the exact result, or the sum of a mean over an input of this shape, takes at most 24 bits."""
     largest = [float(2 ** (form.bits - form.signed)) for form in forms]
     if not all(-60 <= shift <= 60 for shift in shifts):
         return False
@@ -156,22 +159,56 @@ def _fits_float32(node: Node, forms: Sequence[Qmn], shifts: Sequence[int]) -> bo
         return largest[0] * largest[1] < EXACT_FLOAT32
     if node.op == "resize" and node["mode"] == "linear":
         return largest[0] * 2.0 ** (2 * fixed_point.WEIGHT_BITS) < EXACT_FLOAT32
-    return node.op not in ("average_pool", "global_average_pool", "reduce_mean")
+    if node.op in ("average_pool", "global_average_pool", "reduce_mean"):
+        return largest[0] * _n_averaged(node, shape) < EXACT_FLOAT32
+    return True
 
 
-def _fixed_resize(node: Node, x: Tensor) -> Tensor:
-    if node["mode"] == "nearest" or tuple(x.shape[2:]) == tuple(node["size"]):
-        return OPERATORS["resize"](node, x)
-    rows, columns = (
-        torch.from_numpy(fixed_point.interpolation_matrix(n_in, n_out, node["coordinates"])).to(x.device, x.dtype)
-        for n_in, n_out in zip(x.shape[2:], node["size"], strict=True)
-    )
-    return torch.matmul(rows, torch.matmul(x.contiguous(), columns.T))
+def _n_averaged(node: Node, shape: Sequence[int]) -> int:
+    if node.op == "average_pool":
+        return int(np.prod(node["kernel"]))
+    return int(np.prod([shape[a] for a in (node["axes"] if node.op == "reduce_mean" else (2, 3))]))
+
+
+class _Interpolation:
+    """Linear resize as two products with matrices of 7-bit weights, made for the first input."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.matrices: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, _: Node, x: Tensor) -> Tensor:
+        size = self.node["size"]
+        if tuple(x.shape[2:]) == tuple(size):
+            return x
+        if self.matrices is None:
+            rows, columns = (
+                fixed_point.interpolation_matrix(n_in, n_out, self.node["coordinates"])
+                for n_in, n_out in zip(x.shape[2:], size, strict=True)
+            )
+            ready = (torch.from_numpy(m.copy()).to(x.device, x.dtype) for m in (rows, columns.T))
+            self.matrices = next(ready), next(ready)
+        rows, columns = self.matrices
+        lines = torch.matmul(x.contiguous(), columns)
+        return torch.matmul(rows, lines).contiguous(memory_format=torch.channels_last)
+
+
+def _exact_average_pool(node: Node, x: Tensor) -> Tensor:
+    """Sums in any order, divided in float64."""
+
+    def total(values: Tensor) -> Tensor:
+        kernel, strides = tuple(node["kernel"]), tuple(node["strides"])
+        return F.avg_pool2d(pad(values, node["pads"]), kernel, strides, divisor_override=1).double()
+
+    if any(node["pads"]) and not node["count_include_pad"]:
+        return total(x) / total(x.new_ones(1, 1, *x.shape[2:]))
+    sums = total(x)
+    return sums.div_(_number(node["kernel"][0] * node["kernel"][1], sums))
 
 
 def _mean(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    n = int(np.prod([x.shape[a] for a in axes]))
-    return x.sum(axes, keepdim=keepdims) / _number(n, x)
+    sums = x.sum(axes, keepdim=keepdims).double()
+    return sums.div_(_number(int(np.prod([x.shape[a] for a in axes])), sums))
 
 
 def _number(value: float, like: Tensor) -> Tensor:
@@ -184,10 +221,9 @@ _FIXED: Mapping[str, Callable[..., Tensor]] = {
     "clip": lambda _, x: x,
     "neg": lambda _, x: -x,
     "identity": lambda _, x: x.clone(),
-    "average_pool": lambda n, x: ordered_average_pool(n, x),
+    "average_pool": _exact_average_pool,
     "global_average_pool": lambda _, x: _mean(x, (2, 3), True),
     "reduce_mean": lambda n, x: _mean(x, tuple(n["axes"]), bool(n["keepdims"])),
-    "resize": _fixed_resize,
 }
 
 
@@ -286,7 +322,8 @@ _KERNELS: Mapping[str, Callable[[Node, Sequence[Affine], Affine], Step]] = {
 def value_step(node: Node, forms: Sequence[Format | None], y: Format | None) -> Step | None:
     """Decode, compute in float32, encode; ``None`` where torch would not give numpy's bits and they matter."""
     floats = integer(y) is None or all(integer(form) is None for form in forms)
-    operator = _INFERENCE.get(node.op, OPERATORS[node.op])
+    in_order = any(integer(form) is not None for form in (*forms, y))
+    operator = (_IN_ORDER if in_order else _INFERENCE).get(node.op, OPERATORS[node.op])
     if not (floats or node.op in EXACT_VALUES):
         return None
 
@@ -321,10 +358,11 @@ def _convolution(node: Node, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor
     return out if node["clip"] is None else out.clamp_(*node["clip"])
 
 
-_INFERENCE: Mapping[str, Callable[..., Tensor]] = {
-    "conv": _convolution,
-    "dense": _convolution,
+_INFERENCE: Mapping[str, Callable[..., Tensor]] = {"conv": _convolution, "dense": _convolution}
+"""Operators that here save memory."""
+_IN_ORDER: Mapping[str, Callable[..., Tensor]] = {
+    **_INFERENCE,
     "average_pool": ordered_average_pool,
     "resize": interpolate,
 }
-"""Operators that here save memory, or whose sums must run in the order of the reference."""
+"""Operators whose sums must run in the order of the reference, where codes come of them."""

@@ -79,7 +79,7 @@ class Steps:
             return torch_codes.move_step(node, forms[0])
         if fixed_point.applies(node.op, [*forms, y]):
             *xs, target = (form for form in (*forms, y) if isinstance(form, Qmn))
-            return torch_codes.fixed_step(node, xs, target, rule)
+            return torch_codes.fixed_step(node, xs, target, rule, self.graph.tensors[node.inputs[0]].shape)
         known, out = [form for form in map(integer, forms) if form is not None], integer(y)
         if out is not None and len(known) == len(forms) and quantized.applies(node.op, [*known, out]):
             return torch_codes.kernel_step(node, known, out)
