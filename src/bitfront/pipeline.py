@@ -14,11 +14,12 @@ import re
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bitfront import report
-from bitfront.contracts import Device
+from bitfront.contracts import Device, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, Config
 from bitfront.fitting.progress import Progress
@@ -35,6 +36,8 @@ from bitfront.verbs.opening import open_both
 __all__ = ["Progress", "fit", "plan", "resume"]
 
 Report = Callable[[Progress], None]
+DICE = 1.0
+"""Weight of the Dice term beside the cross-entropy."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
@@ -189,6 +192,7 @@ def _open(config: Config) -> Request:
         preprocess=config.preprocess,
         weights=Path(config.weights) if config.weights else None,
     )
+    opened = replace(opened, task=_with_dice(opened.task))
     opened.task.meter(opened.info, config.score)  # an unknown score is an error now, not in an hour
     assert opened.dataset is not None
     sample = opened.dataset.part(opened.dataset.parts()[0])[0]
@@ -199,6 +203,13 @@ def _open(config: Config) -> Request:
     if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
         raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
     return Request(config, opened, runtime, device, objectives, shapes, recipes)
+
+
+def _with_dice(task: Task) -> Task:
+    """Add the Dice term to the loss of a task that has one: measured, mean IoU rises sooner with it."""
+    if is_dataclass(task) and getattr(task, "dice", None) == 0:
+        return replace(task, dice=DICE)
+    return task
 
 
 def _default_name(config: Config) -> str:

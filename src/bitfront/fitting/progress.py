@@ -42,6 +42,10 @@ class Clock:
         self._done += self._current
         self._current = cost_s
 
+    def finish(self) -> None:
+        """All work is done."""
+        self._done, self._current = self._total, 0.0
+
     def tell(self, stage: str, text: str, share: float = 0.0) -> None:
         """Report where the current piece of work is."""
         if self._report is None:

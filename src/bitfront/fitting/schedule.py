@@ -98,4 +98,5 @@ def train_options(config: Config, n_train: int, epochs: int, *, fine: bool) -> A
         rate=config.learning_rate or (FINE_RATE if fine else RATE),
         validate_every=max(1, epochs // N_VALIDATIONS),
         augment=config.augment or AUGMENT,
+        score=config.score,
     )

@@ -75,8 +75,10 @@ class Work:
         forecast = self.forecast()
         trained = self.train(forecast)
         records = self.candidates(trained, forecast)
+        self.clock.begin(forecast.fixed_s)
         records = self.time(records)
         self.front(records)
+        self.clock.finish()
         n_front = len(self.db.get("front", []))
         self.say("end", f"{len(self.db.records())} candidates, {n_front} on the front, {self.seconds:.0f} s")
 
@@ -144,6 +146,9 @@ class Work:
                 continue
             if not job.share:
                 done.append((architecture, None))
+                continue
+            if done and self.seconds > (self.config.budget.time_s or math.inf):
+                self._lost(architecture, "dropped", "left out, the time is up")
                 continue
             self.clock.begin(forecast.train_s.get(architecture.id, 0.0))
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def train_architecture(
     origin = digest_file(start) if start else given.sha256 if given else ""
     inputs = {
         "source": source.digest,
+        "task": shop.opened.task if is_dataclass(shop.opened.task) else shop.opened.task.name,
         "knobs": architecture.knobs,
         "input": source.contract(architecture.size),
         "options": options,
