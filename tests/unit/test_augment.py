@@ -100,6 +100,25 @@ def test_none_is_the_whole_image() -> None:
     assert not color.offset.any()
 
 
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_a_flip_mirrors_the_whole_image(rng: np.random.Generator, fit: str) -> None:
+    image = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    sample = Sample("a", image, (image[..., 0] // 64).astype(np.uint8), np.array([[5, 6, 20, 30]], np.float32))
+    contract = InputContract(32, 48, fit=fit)
+    plain, flipped = (next(training([sample], contract, 1, rng, Augment(flip=f))) for f in (0.0, 1.0))
+    np.testing.assert_allclose(flipped.images, plain.images[..., ::-1], atol=1e-5)
+    assert plain.masks is not None
+    assert flipped.masks is not None
+    assert np.array_equal(flipped.masks, plain.masks[..., ::-1])
+    np.testing.assert_allclose(flipped.boxes[0], [[48, 0, 48, 0]] + plain.boxes[0][:, [2, 1, 0, 3]] * [-1, 1, -1, 1])
+
+
+def test_every_sample_gets_its_own_augmentation(rng: np.random.Generator) -> None:
+    sample = square_sample(60, 60, 10, 10, 30)
+    batch = next(training([sample] * 8, InputContract(32, 32), 8, rng, AUGMENTS["thesis_001"]))
+    assert len({image.tobytes() for image in batch.images}) == 8
+
+
 def test_square_crops_do_not_distort() -> None:
     geometry = draw_geometry(
         Augment(crop=(512 / 540, 512 / 540), square=True), InputContract(256, 256), (540, 960), np.random.default_rng(3)

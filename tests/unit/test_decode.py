@@ -59,6 +59,8 @@ def test_16_bit_is_divided_by_257_not_saturated(tmp_path: Path) -> None:
     decoded = decode_image(save(tmp_path / "a.png", Image.fromarray(ramp)))
     assert np.array_equal(decoded.pixels[..., 0].ravel(), np.arange(256))
     assert decoded.notes == ("16-bit, scaled to 8 bits",)
+    halves = np.array([[257 * 9 + 128, 257 * 9 + 129]], np.uint16)  # rounded, not cut off
+    assert read_image(save(tmp_path / "b.png", Image.fromarray(halves)))[0, :, 0].tolist() == [9, 10]
 
 
 def test_16_bit_rgb_is_noted(tmp_path: Path) -> None:
