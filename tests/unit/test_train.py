@@ -16,7 +16,7 @@ import pytest
 import torch
 from train_cases import CONTRACT, INFO, run, squares
 
-from bitfront.contracts import Metrics, Sample
+from bitfront.contracts import Batch, Metrics, Sample
 from bitfront.errors import DataError, UsageError
 from bitfront.models.tiny import Tiny
 from bitfront.tasks.segmentation import Segmentation
@@ -83,6 +83,24 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
     a, b, c = (run(tmp_path / str(i), seed=s) for i, s in enumerate((0, 0, 1)))
     assert same(a, b)
     assert not same(a, c)
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path: Path) -> None:
+    class Watching(Scripted):
+        def __init__(self) -> None:
+            super().__init__(0.1, 0.2)
+            self._orders: list[str] = []
+            self.loss = self.watch
+
+        def watch(self, outputs: torch.Tensor, batch: Batch, info: object) -> torch.Tensor:
+            self._orders += batch.ids
+            return Segmentation().loss(outputs, batch, info)
+
+    task = Watching()
+    run(tmp_path, TrainOptions(epochs=2, batch_size=4), task=task)
+    first, second = task._orders[:12], task._orders[12:]
+    assert sorted(first) == sorted(second)
+    assert first != second
 
 
 def test_frozen_parameters_stay(tmp_path: Path) -> None:
