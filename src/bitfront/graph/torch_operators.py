@@ -57,12 +57,14 @@ def max_pool(node: Node, x: Tensor) -> Tensor:
 
 
 def _average_pool(node: Node, x: Tensor) -> Tensor:
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(pad(values, node["pads"]), tuple(node["kernel"]), tuple(node["strides"]))
+    def total(values: Tensor) -> Tensor:
+        return F.avg_pool2d(
+            pad(values, node["pads"]), tuple(node["kernel"]), tuple(node["strides"]), divisor_override=1
+        )
 
     if any(node["pads"]) and not node["count_include_pad"]:
-        return mean(x) / mean(x.new_ones(1, 1, *x.shape[2:]))
-    return mean(x)
+        return total(x) / total(x.new_ones(1, 1, *x.shape[2:]))
+    return total(x) / float(node["kernel"][0] * node["kernel"][1])
 
 
 def _positions(n_in: int, n_out: int, mode: str, device: torch.device) -> Tensor:

@@ -33,8 +33,8 @@ from bitfront.simulate.torch_steps import Steps
 __all__ = ["Fast", "Hits"]
 
 PREFIX_BYTES = 512 << 20
-ELEMENT_COST = 8
-"""Multiply-accumulates that take as long as writing one element."""
+ELEMENT_COST, NODE_COST = 8, 50_000
+"""Multiply-accumulates that take as long as writing one element, and as starting one operator."""
 
 
 @dataclass(slots=True)
@@ -257,7 +257,7 @@ def _cut_points(graph: Graph, n: int) -> tuple[int, ...]:
     """Return about ``n`` nodes, spread evenly over the cost, behind which little is alive."""
     macs = {n.name: n.macs for n in count(graph).per_node}
     sizes = {name: int(np.prod(t.shape)) for name, t in graph.tensors.items()}
-    costs = [macs[node.name] + ELEMENT_COST * sizes[node.output] for node in graph.nodes]
+    costs = [NODE_COST + macs[node.name] + ELEMENT_COST * sizes[node.output] for node in graph.nodes]
     done = np.cumsum(costs) / max(1, sum(costs))
     chosen = set()
     for k in range(1, n + 1):

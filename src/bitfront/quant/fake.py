@@ -1,0 +1,114 @@
+"""Fake quantization in torch: values through a format and back, with gradients.
+
+With ``u = x / step`` the values become ``step * round(clip(u, low, high))`` and ``round`` passes gradients on as they
+are. So the gradient by ``x`` is 1 inside the range and 0 outside (the straight-through estimator: Bengio et al. 2013,
+"Estimating or propagating gradients through stochastic neurons"), and that by the step is ``round(u) - u`` inside and
+the bound outside (Esser et al. 2020, "Learned step size quantization", equation 3). Steps that are powers of two learn
+their exponent through its rounding (Jain et al. 2020, "Trained quantization thresholds", section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitfront.quant.formats import Affine, Float16, Format, Qmn, integer
+
+__all__ = ["FakeQuantizer", "round_through", "straight_through"]
+
+
+LARGEST_HALF = 65504.0
+
+
+def straight_through(exact: Tensor, passing: Tensor) -> Tensor:
+    """Return the numbers of ``exact`` with the gradient of ``passing``."""
+    return passing + (exact - passing).detach()
+
+
+class _Round(torch.autograd.Function):  # type: ignore[misc]
+    """Whole numbers, exactly; gradients pass unchanged."""
+
+    @staticmethod
+    def forward(_ctx: object, x: Tensor, rule: str) -> Tensor:
+        if rule == "half_even":
+            return torch.round(x)
+        whole = torch.floor(x)
+        return whole + (x - whole >= 0.5)
+
+    @staticmethod
+    def backward(_ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def round_through(x: Tensor, rule: str = "half_even") -> Tensor:
+    """Return whole numbers, half to even or half up, with the gradient of ``x``."""
+    rounded: Tensor = _Round.apply(x, rule)
+    return rounded
+
+
+class FakeQuantizer(nn.Module):  # type: ignore[misc]
+    """One format; its step is fixed, or learned as a base-2 logarithm."""
+
+    def __init__(self, form: Format, *, learned: bool = False, n_dims: int = 4) -> None:
+        """Make ready for tensors of ``n_dims`` axes; only integer formats can be learned."""
+        super().__init__()
+        self.form, self.n_dims = form, n_dims
+        self.log2_step: nn.Parameter | None = None
+        affine = integer(form)
+        if affine is None:
+            return
+        scale, zero = affine.parameters(n_dims)
+        self.low, self.high = affine.low - int(np.ravel(zero)[0]), affine.high - int(np.ravel(zero)[0])
+        self.register_buffer("scale", torch.from_numpy(np.array(scale, np.float32)), persistent=False)
+        if learned:
+            self.log2_step = nn.Parameter(torch.log2(torch.from_numpy(np.array(scale, np.float32))))
+
+    def step(self, learn: bool = True) -> Tensor:
+        """Return the step, shaped to broadcast."""
+        if self.log2_step is None:
+            return self.scale
+        exponent = self.log2_step if learn else self.log2_step.detach()
+        return torch.exp2(round_through(exponent) if isinstance(self.form, Qmn) else exponent)
+
+    def forward(
+        self, x: Tensor, learn: bool = True, rule: str = "half_even", clip: Sequence[float] | None = None
+    ) -> Tensor:
+        """Return values that the format has.
+
+        Args:
+            x: float32 values.
+            learn: whether a learned step gets a gradient.
+            rule: ``half_even`` or ``half_up``.
+            clip: bounds of a fused activation; they are rounded to the format.
+        """
+        if isinstance(self.form, Float16):
+            inside = x.clamp(-LARGEST_HALF, LARGEST_HALF)
+            return straight_through(inside.half().float(), inside)
+        if integer(self.form) is None:
+            return x
+        step = self.step(learn)
+        low, high = self.bounds(clip)
+        return round_through(torch.clamp(x / step, low, high), rule) * step
+
+    def bounds(self, clip: Sequence[float] | None) -> tuple[float, float]:
+        """Return the centred codes that a tensor can take behind an activation."""
+        if clip is None:
+            return self.low, self.high
+        scale = float(self.step().detach().reshape(-1)[0])
+        low, high = (float(np.clip(np.rint(bound / scale), self.low, self.high)) for bound in clip)
+        return low, high
+
+    def format(self) -> Format:
+        """Return the format with the step as it is now."""
+        if self.log2_step is None:
+            return self.form
+        step = self.step().detach().cpu().numpy()
+        if isinstance(self.form, Qmn):
+            return Qmn(self.form.bits, -int(np.rint(np.log2(step)).item()), self.form.signed)
+        assert isinstance(self.form, Affine)
+        form = self.form
+        scale = tuple(float(s) for s in np.ravel(step))
+        return Affine(form.bits, scale, form.zero_point, form.signed, form.axis, form.narrow)
