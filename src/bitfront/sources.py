@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ class Source:
 
     def weights_for(self, knobs: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
         """Return the checkpoint that fits an architecture, one trained at ``size`` first; ``None`` without one."""
-        options = {**self.options, **knobs}
+        options = _complete(self.family, {**self.options, **knobs})
         fitting = [w for w in self.weights if all(options.get(k, v) == v for k, v in w.options.items())]
         fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
         return fitting[0] if fitting else None
@@ -184,6 +184,13 @@ class Source:
             assert self.path is not None
             return capture.from_onnx(self.path, (height, width))
         return capture.from_module(self.build(size=size), (1, self.input.channels, height, width))
+
+
+def _complete(family: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options with the family's defaults for those that are not given."""
+    if not is_dataclass(family):
+        return options
+    return {**{f.name: f.default for f in fields(family)}, **options}
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,10 @@ def test_published_checkpoints_are_recognised(shared: Path) -> None:
     found = family.weights_for({"width": 0.125, "expansion": 2, "repeats": 1, "pyramid": False}, (512, 512))
     assert found is not None
     assert found.path.stem == "fastscnn_a0.125t2r1pp0"
+    default = family.weights_for({"width": 0.125}, (512, 512))  # expansion 6, repeats 3 and the pyramid are defaults
+    assert default is not None
+    assert default.path.stem == "fastscnn_a0.125t6r3pp1"
+    family.build({"width": 0.125})
 
 
 # --- factories -------------------------------------------------------------------------------------------------------
