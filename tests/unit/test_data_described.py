@@ -10,7 +10,7 @@ from PIL import Image
 
 from bitfront.contracts import IGNORE
 from bitfront.data.described import Described
-from bitfront.errors import BitfrontError, DataError, UsageError
+from bitfront.errors import BitfrontError, DataError, LabelError, UsageError
 
 
 @pytest.fixture
@@ -99,6 +99,10 @@ def test_another_ignore_label(root: Path) -> None:
     mask = Described.open(describe(root, text)).part("train")[0].mask
     assert mask is not None
     assert mask.ravel()[:4].tolist() == [0, 1, 1, IGNORE]
+    for path in root.glob("train/labels_png/*.png"):
+        Image.fromarray(np.full((4, 6), 255, np.uint8)).save(path)
+    with pytest.raises(LabelError, match="label value 255 in 24 pixels"):
+        Described.open(root).part("train")[0]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bitfront.contracts import IGNORE
 from bitfront.data.ade20k import Ade20k
-from bitfront.data.camvid import COLORS, CamVid
+from bitfront.data.camvid import CLASSES, COLORS, CamVid
 from bitfront.data.cityscapes import Cityscapes
 from bitfront.data.coco_stuff import CLASSES as STUFF
 from bitfront.data.coco_stuff import NAMES, SUBSETS, CocoStuff
@@ -218,6 +218,23 @@ def test_camvid_indices_and_colours(tmp_path: Path) -> None:
     write(tmp_path / "val_labels/b_L.png", np.full((4, 6, 3), 77))
     with pytest.raises(DataError, match=r"colour \(77, 77, 77\) stands for no class"):
         data.part("val")[0]
+
+
+@pytest.mark.parametrize(
+    ("color", "name"),
+    [
+        ((64, 64, 0), "Pedestrian"),
+        ((0, 128, 192), "Bicyclist"),
+        ((64, 128, 192), "Car"),  # SUVPickupTruck
+        ((0, 0, 192), "Pavement"),  # Sidewalk
+        ((128, 0, 192), "Road"),  # LaneMkgsDriv
+        ((192, 192, 0), "Tree"),  # VegetationMisc
+        ((64, 192, 0), "Building"),  # Wall
+    ],
+)
+def test_camvid_merges_its_32_classes(color: tuple[int, int, int], name: str) -> None:
+    assert CLASSES[COLORS[color]] == name
+    assert len(COLORS) == 32 + 1  # Void among them, and the second colour of Pavement
 
 
 @pytest.mark.parametrize(("kind", "stored"), [("labelIds", [7, 33, 0, 11]), ("labelTrainIds", [0, 18, 255, 2])])
