@@ -162,6 +162,12 @@ class Source:
         fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
         return fitting[0] if fitting else None
 
+    def trained_size(self, weights: Weights) -> tuple[int, int]:
+        """Return the size that a checkpoint was trained at, as it says, as the user said, or as is usual."""
+        if weights.input is not None:
+            return weights.input.height, weights.input.width
+        return (self.input.height, self.input.width) if self.kind == "checkpoint" else FOREIGN_SIZE
+
     def build(self, knobs: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None) -> nn.Module:
         """Build the torch module, with the weights that fit it if there are any, else fresh ones.
 

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +35,7 @@ from bitfront.rundb import RunDb, damaged
 from bitfront.sources import Source, open_model
 from bitfront.tasks.segmentation import Segmentation
 from bitfront.verbs.data import convert
+from bitfront.weights import Weights
 
 INFO = DataInfo("belt", ("background", "package"), background=0)
 QUICK: dict[str, Any] = {
@@ -363,21 +363,28 @@ def test_fresh_families_grow_from_their_smallest_size() -> None:
     assert all(share in (0.4, 1.0) for _, _, share in got)
 
 
-def given_weights(size: tuple[int, int] | None) -> Source:
-    contract = InputContract(*size) if size else None
-    weights = SimpleNamespace(input=contract, options={"width": 1.0}, path=Path("w"), sha256="w")
+def given_weights(kind: str, size: tuple[int, int] | None) -> Source:
+    weights = Weights(Path("w"), "w", "tiny", {"width": 1.0}, InputContract(*size) if size else None)
     opened = source(settings={"width": 1.0})
-    return replace(opened, weights=(weights,), input=opened.contract((64, 64)))  # type: ignore[arg-type]
+    return replace(opened, kind=kind, weights=(weights,), input=opened.contract((64, 64)))
 
 
-@pytest.mark.parametrize("size", [(64, 64), None])
-def test_given_weights_go_away_from_their_own_size(size: tuple[int, int] | None) -> None:
-    opened = given_weights(size)
-    shapes = architectures(opened, (64, 64), EFFORTS["entry"], {"resolution": [(32, 32), (48, 48), (64, 64), (96, 96)]})
+@pytest.mark.parametrize(("kind", "size"), [("catalogue", (64, 64)), ("checkpoint", (64, 64)), ("checkpoint", None)])
+def test_given_weights_go_away_from_their_own_size(kind: str, size: tuple[int, int] | None) -> None:
+    opened = given_weights(kind, size)
+    sizes = {"resolution": [(32, 32), (48, 48), (64, 64), (96, 96)]}
+    shapes = architectures(opened, (64, 64), EFFORTS["entry"], sizes)
     order = [(j.architecture.size[0], j.share) for j in schedule(opened, shapes, "auto")]
     assert order == [(64, 0.0), (48, 0.4), (96, 0.4), (32, 0.4)]
     assert [j.share for j in schedule(opened, shapes, "never")] == [0.0] * 4
     assert all(j.share for j in schedule(opened, shapes, "always"))
+
+
+def test_foreign_weights_were_trained_at_the_usual_size() -> None:
+    opened = given_weights("catalogue", None)
+    shapes = architectures(opened, (64, 64), EFFORTS["entry"], {"resolution": [(64, 64), (256, 256), (512, 512)]})
+    jobs = schedule(opened, shapes, "auto")
+    assert [(j.architecture.size[0], j.share) for j in jobs] == [(512, 0.0), (256, 0.4), (64, 0.4)]
 
 
 def shape(size: int, width: float = 1.0) -> Architecture:

@@ -63,10 +63,7 @@ def schedule(source: Source, architectures: Sequence[Architecture], retrain: str
 def _native(source: Source, architecture: Architecture) -> tuple[int, int] | None:
     """The size at which the given weights were trained; ``None`` without weights."""
     given = source.weights_for(architecture.options, architecture.size)
-    if given is None:
-        return None
-    contract = given.input or source.input
-    return contract.height, contract.width
+    return None if given is None else source.trained_size(given)
 
 
 def nearest(
