@@ -1,9 +1,9 @@
-"""Predict the distortion and the score of unseen genomes from one-tensor distortions and what was evaluated.
+"""Predict the score of unseen genomes from one-tensor distortions and what was evaluated.
 
-The additive model ``D = sum_i d_i(b_i)`` is corrected by what each tensor's share of it turned out to weigh,
-``log D' = log D + sum_i w_i d_i(b_i) / D`` (ridge regression on measured distortions), and a monotone curve through the
-evaluated candidates (isotonic regression) gives the score; a second ridge regression on the same shares explains part
-of what the curve leaves.
+The additive model ``log D = log sum_i d_i(b_i)`` is corrected by kernel ridge regression: each tensor's share of the
+distortion weighs more or less than its one-tensor statistics say (a linear kernel over the shares), and genomes whose
+shares are alike err alike (an exponential kernel over the Hellinger distance of the shares). A monotone curve through
+the evaluated candidates (isotonic regression) turns the corrected distortion into a score.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ from numpy.typing import NDArray
 from bitfront.search.evaluations import Row
 from bitfront.search.space import FLOAT, Genome, Space, Table
 
-__all__ = ["Curve", "Predictor", "as_array", "fit", "isotonic", "ridge"]
+__all__ = ["Curve", "Predictor", "as_array", "fit", "isotonic"]
 
 Values = NDArray[np.float64]
 TINY = 1e-12
 """Distortions are relative to the worst single tensor; those below this count as equal."""
-DISTORTION_PENALTY = 0.3
-SCORE_PENALTY = 3.0
-"""Ridge penalties, in units of one observation of a tensor that carries the whole distortion."""
+WEIGHT_SPREAD = 0.7
+"""Expected spread of what a tensor's distortion weighs, in units of its logarithm."""
+REST_SPREAD = 0.3
+"""Expected spread of what that leaves, in the same unit."""
+REACH = 0.1
+"""Squared Hellinger distance at which the rest of two genomes is no longer alike."""
+NOISE = 0.002
+"""Of a score: differences that no model explains."""
+HALF_WIDTH = 0.3
+"""Of the difference that gives the curve's slope, in units of log distortion."""
 
 
 # --- regression ------------------------------------------------------------------------------------------------------
@@ -50,15 +57,6 @@ def isotonic(values: Sequence[float] | Values, weights: Sequence[float] | Values
     return np.repeat(means, counts)
 
 
-def ridge(features: Values, targets: Values, penalty: float) -> Values:
-    """Return the coefficients ``(f,)`` that minimise ``|features w - targets|^2 + penalty |w|^2``."""
-    n, f = features.shape
-    if n < f:  # the dual form: n equations instead of f
-        dual = np.linalg.solve(features @ features.T + penalty * np.eye(n), targets)
-        return np.asarray(features.T @ dual, np.float64)
-    return np.asarray(np.linalg.solve(features.T @ features + penalty * np.eye(f), features.T @ targets), np.float64)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
     """A falling curve, linear between knots, level beyond them."""
@@ -69,6 +67,15 @@ class Curve:
     def __call__(self, x: Values) -> Values:
         """Return the heights at ``x``."""
         return np.interp(x, self.x, self.y)
+
+    def inverse(self, y: Values) -> Values:
+        """Return where the curve has heights ``y``; beyond its ends, the ends."""
+        return np.interp(-y, -self.y, self.x)
+
+    def slope(self, x: Values) -> Values:
+        """Return the mean slope around ``x``."""
+        steps: Values = (self(x + HALF_WIDTH) - self(x - HALF_WIDTH)) / (2 * HALF_WIDTH)
+        return steps
 
     @staticmethod
     def through(x: Values, y: Values) -> Curve:
@@ -87,60 +94,45 @@ class Predictor:
 
     table: Values
     """Distortion by gene and bits, ``(genes, 33)``."""
-    distortion_weights: Values
     curve: Curve
-    score_weights: Values
-
-    def log_distortion(self, genomes: NDArray[np.int64]) -> Values:
-        """Return the corrected log distortion of ``(n, genes)`` bits."""
-        total, shares = _parts(self.table, genomes)
-        corrected: Values = np.log(total) + shares @ self.distortion_weights
-        return corrected
+    shares: Values
+    """Of the evaluated genomes, ``(n, genes)``."""
+    dual: Values
+    """Weights of the evaluated genomes in the correction, ``(n,)``."""
 
     def score(self, genomes: NDArray[np.int64]) -> Values:
         """Return the expected score of ``(n, genes)`` bits."""
         total, shares = _parts(self.table, genomes)
-        curve = self.curve(np.log(total) + shares @ self.distortion_weights)
-        expected: Values = curve + shares @ self.score_weights
-        return expected
+        return self.curve(np.log(total) + _kernel(shares, self.shares) @ self.dual)
 
     def corrected(self, table: Table) -> Table:
         """Return one-tensor distortions multiplied by what they turned out to weigh: for the next knapsack."""
-        return tuple(row * np.exp(np.clip(w, -3, 3)) for row, w in zip(table, self.distortion_weights, strict=True))
+        weights = np.clip(WEIGHT_SPREAD**2 * self.dual @ self.shares, -3, 3)
+        return tuple(row * np.exp(w) for row, w in zip(table, weights, strict=True))
 
 
 def fit(space: Space, distortions: Table, rows: Sequence[Row], lowest: float) -> Predictor:
-    """Fit the model to evaluated ``rows``; scores below ``lowest`` count as ``lowest``.
+    """Fit the model to the full evaluations among ``rows``; scores below ``lowest`` count as ``lowest``.
 
-    Distortions may come from full evaluations or subsets: each set of samples has its own unit. Without any, the curve
-    alone is fitted.
+    A score says where on the curve its genome lies, the less precisely the flatter the curve is there. Needs at least
+    one finite score of a genome that is not all float32.
     """
     table = _dense(space, distortions)
-    rows = [r for r in rows if np.isfinite(r.evaluation.score) and any(b != FLOAT for b in r.genome)]
-    total, shares = _parts(table, np.array([r.genome for r in rows], np.int64).reshape(len(rows), -1))
-    weights = _distortion_weights(rows, np.log(total), shares)
-    full = np.array([r.subset is None for r in rows], np.bool_)
-    x = (np.log(total) + shares @ weights)[full]
-    y = np.maximum([r.evaluation.score for r in rows], lowest)[full]
-    curve = Curve.through(x, y)
-    inside = y > lowest
-    rest = ridge(shares[full][inside], (y - curve(x))[inside], SCORE_PENALTY)
-    return Predictor(table, weights, curve, rest)
+    rows = [r for r in rows if r.subset is None and np.isfinite(r.evaluation.score) and min(r.genome) < FLOAT]
+    total, shares = _parts(table, as_array([r.genome for r in rows]))
+    scores = np.maximum([r.evaluation.score for r in rows], lowest)
+    x = np.log(total)
+    curve = Curve.through(x, scores)
+    where = curve.inverse(scores)
+    noise = NOISE / np.maximum(-curve.slope(where), NOISE / 10)
+    dual = np.asarray(np.linalg.solve(_kernel(shares, shares) + np.diag(noise**2), where - x), np.float64)
+    return Predictor(table, curve, shares, dual)
 
 
-def _distortion_weights(rows: Sequence[Row], log_total: Values, shares: Values) -> Values:
-    """Ridge on log(measured / additive), centred within each set of samples."""
-    measured = np.array([r.evaluation.distortion for r in rows])
-    known = np.isfinite(measured) & (measured > 0)
-    if not known.any():
-        return np.zeros(shares.shape[1])
-    target = np.log(measured[known]) - log_total[known]
-    features = shares[known]
-    subsets = [row.subset for row, hit in zip(rows, known, strict=True) if hit]
-    for subset in set(subsets):
-        hit = np.array([s == subset for s in subsets])
-        target[hit] -= np.median(target[hit])
-    return ridge(features, target, DISTORTION_PENALTY)
+def _kernel(a: Values, b: Values) -> Values:
+    """Covariance of two genomes' corrections: each tensor weighs otherwise, and genomes that are alike err alike."""
+    alike = np.exp((np.sqrt(a) @ np.sqrt(b).T - 1) / REACH)
+    return np.asarray(WEIGHT_SPREAD**2 * a @ b.T + REST_SPREAD**2 * alike, np.float64)
 
 
 def _dense(space: Space, distortions: Table) -> Values:

@@ -2,9 +2,9 @@
 
 1. One-tensor distortions on two samples; the knapsack over them gives a front for every total cost.
 2. *Seeds*: points of that front are evaluated where the gap between evaluated neighbours is largest.
-3. *Rounds*: a model is fitted to everything evaluated (:mod:`bitfront.search.predictor`). Offspring of the front and the
-   knapsack of the corrected distortions are screened by it; those that promise most hypervolume race on a subset of the
-   samples, and the best are evaluated in full.
+3. *Rounds*: a model is fitted to everything evaluated (:mod:`bitfront.search.predictor`). Offspring of the front and
+   the knapsack of the corrected distortions are screened by it; those that promise most hypervolume race on a subset of
+   the samples, and the best are evaluated in full.
 4. *Polish*: the same around the floor of the score, where one wants to be, with small steps and without racing.
 
 Any moment leaves a valid front. Weights and activations are searched together.
@@ -13,6 +13,7 @@ Any moment leaves a valid front. Weights and activations are searched together.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def _gaps(search: _Search, sums: Sums, scores: dict[int, float]) -> list[int]:
     ends = np.concatenate(([sums.costs[0]], sums.costs, [sums.costs[-1]]))
     found = []
     order = sorted(known)
-    for left, right in zip(order[:-1], order[1:], strict=True):
+    for left, right in itertools.pairwise(order):
         if right - left < 2:
             continue
         width = ends[right + 1] - ends[left + 1]
@@ -262,10 +263,10 @@ def _candidates(
 
 def _child(space: Space, parents: Sequence[Genome], rng: np.random.Generator, *, small: bool) -> Genome:
     """Mix two parents or copy one, then move one to four genes by one width (two genes when steps are ``small``)."""
-    child = list(parents[rng.integers(len(parents))])
+    child = list(parents[int(rng.integers(len(parents)))])
     if len(space.free) > 1 and rng.random() < (0.2 if small else 0.5):
         point = space.free[int(rng.integers(1, len(space.free)))]
-        child[point:] = parents[rng.integers(len(parents))][point:]
+        child[point:] = parents[int(rng.integers(len(parents)))][point:]
     for i in rng.choice(space.free, size=min(int(rng.integers(1, 3 if small else 5)), len(space.free)), replace=False):
         widths = space.genes[i].widths
         at = widths.index(child[i]) + (1 if rng.random() < 0.5 else -1)
