@@ -18,8 +18,8 @@ from safetensors.numpy import save as save_tensors
 
 from bitfront.errors import DataError, UsageError, one_line
 from bitfront.graph.ir import Graph, Node, Tensor
-from bitfront.quant.formats import Affine, Float16, Float32, Format, Qmn
 from bitfront.quant.plan import Plan
+from bitfront.quant.plan_files import plan_from_json, plan_to_json
 from bitfront.record import from_json, to_json
 from bitfront.store import atomic_write
 
@@ -30,8 +30,6 @@ SUFFIX = ".reference.safetensors"
 SCHEMA = 1
 MAX_BYTES = 2 << 30
 
-_FORMATS: Mapping[str, type[Any]] = {c.__name__: c for c in (Affine, Qmn, Float16, Float32)}
-
 
 def save(path: Path, graph: Graph, plan: Plan) -> None:
     """Write ``graph`` and ``plan``, atomically. Raises SpaceError, UsageError."""
@@ -41,11 +39,7 @@ def save(path: Path, graph: Graph, plan: Plan) -> None:
         "tensors": to_json(list(graph.tensors.values())),
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
-        "plan": {
-            "recipe": plan.recipe,
-            "options": to_json(plan.options),
-            "formats": {name: [type(form).__name__, to_json(form)] for name, form in plan.formats.items()},
-        },
+        "plan": plan_to_json(plan),
     }
     constants = {name: np.ascontiguousarray(value) for name, value in graph.constants.items()}
     atomic_write(path, save_tensors(constants, {"bitfront": json.dumps(header)}))
@@ -74,11 +68,7 @@ def load(path: Path) -> tuple[Graph, Plan]:
             tuple(header["inputs"]),
             tuple(header["outputs"]),
         )
-        stored = header["plan"]
-        formats: dict[str, Format] = {
-            n: from_json(_FORMATS[kind], form) for n, (kind, form) in stored["formats"].items()
-        }
-        return graph, Plan(str(stored["recipe"]), formats, stored["options"])
+        return graph, plan_from_json(header["plan"])
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"{path} is no reference file of bitfront ({reason})", hint="was it changed or cut?") from error

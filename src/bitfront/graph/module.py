@@ -21,6 +21,7 @@ from bitfront.graph.torch_operators import OPERATORS, convolve
 from bitfront.quant.fake import FakeQuantizer, round_through
 from bitfront.quant.formats import Format, integer
 from bitfront.quant.plan import Plan
+from bitfront.quant.plan_files import check
 from bitfront.record import content_id
 from bitfront.simulate import fixed_point, reference
 
@@ -51,7 +52,9 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         """
         super().__init__()
         plan = plan or Plan("float32")
-        _check(graph, plan)
+        if plan.options.get("dynamic"):
+            raise UsageError("a dynamic plan has no ranges to train under", hint="calibrate a static plan")
+        check(graph, plan)
         self.source, self.source_plan = graph, plan
         self.rule = fixed_point.rounding_of(plan)
         self.learn_ranges_after = learn_ranges_after
@@ -173,16 +176,6 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             assert quantizer is not None
             formats[name] = quantizer.format()
         return Plan(self.source_plan.recipe, formats, self.source_plan.options)
-
-
-def _check(graph: Graph, plan: Plan) -> None:
-    if plan.options.get("dynamic"):
-        raise UsageError("a dynamic plan has no ranges to train under", hint="calibrate a static plan")
-    unknown = next((name for name in plan.formats if name not in graph.tensors), None)
-    if unknown is not None:
-        raise UsageError(
-            f"the plan gives a format to '{unknown}', which the network does not have", hint="is it its plan?"
-        )
 
 
 def _key(name: str) -> str:

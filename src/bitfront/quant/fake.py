@@ -64,14 +64,15 @@ class FakeQuantizer(nn.Module):  # type: ignore[misc]
         self.low, self.high = affine.low - int(np.ravel(zero)[0]), affine.high - int(np.ravel(zero)[0])
         self.register_buffer("scale", torch.from_numpy(np.array(scale, np.float32)), persistent=False)
         if learned:
-            self.log2_step = nn.Parameter(torch.log2(torch.from_numpy(np.array(scale, np.float32))))
+            self.log2_step = nn.Parameter(torch.log2(self.scale).reshape(-1))  # a vector: no weight decay
 
     def step(self, learn: bool = True) -> Tensor:
         """Return the step, shaped to broadcast."""
         if self.log2_step is None:
             return self.scale
         exponent = self.log2_step if learn else self.log2_step.detach()
-        return torch.exp2(round_through(exponent) if isinstance(self.form, Qmn) else exponent)
+        step = torch.exp2(round_through(exponent) if isinstance(self.form, Qmn) else exponent)
+        return step.reshape(self.scale.shape)
 
     def forward(
         self, x: Tensor, learn: bool = True, rule: str = "half_even", clip: Sequence[float] | None = None

@@ -1,0 +1,82 @@
+"""Quantization-aware training: a captured graph, trained under a plan.
+
+The graph itself is trained (:class:`bitfront.graph.module.GraphModule`), so what comes out has the names, the folded
+BatchNorm and the formats that are exported and verified; a network that came as an ONNX file is trained the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitfront.contracts import DataInfo, InputContract, Part, Task
+from bitfront.errors import UsageError
+from bitfront.graph.ir import Graph
+from bitfront.graph.module import GraphModule
+from bitfront.quant import plan_files
+from bitfront.quant.plan import Plan
+from bitfront.train.loop import Epoch, Trained, TrainOptions, train
+
+__all__ = ["Quantized", "train_under_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A graph after training."""
+
+    graph: Graph
+    """With the trained constants."""
+    plan: Plan
+    """With the trained steps, where these were learned."""
+    trained: Trained
+    """Its score is that of the fake-quantized graph on the validation part."""
+
+
+def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
+    graph: Graph,
+    plan: Plan | Path,
+    task: Task,
+    info: DataInfo,
+    train_part: Part,
+    val_part: Part,
+    contract: InputContract,
+    options: TrainOptions,
+    folder: Path,
+    seed: int,
+    on_epoch: Callable[[Epoch], str | None] | None = None,
+    *,
+    learn_ranges: float | None = None,
+) -> Quantized:
+    """Train ``graph`` under ``plan`` (or without quantization under an empty one); resumes like ``train.loop.train``.
+
+    Args:
+        graph: a prepared graph whose first output the task reads.
+        plan: formats, or a file of :mod:`bitfront.quant.plan_files`.
+        task: as for ``train.loop.train``, with all arguments up to ``on_epoch``.
+        info: the data's description.
+        train_part: images to learn from.
+        val_part: images that choose the best epoch.
+        contract: preprocessing.
+        options: the training; a rate of a tenth or a hundredth of the float training's is usual.
+        folder: state and checkpoint; the plan lies beside them as ``plan.json``.
+        seed: of order and augmentation.
+        on_epoch: observer, may stop.
+        learn_ranges: share of the training after which the steps of integer formats are learned too, in [0, 1);
+            ``None``: they stay.
+
+    Raises:
+        UsageError: the plan does not fit the graph, or the graph is not prepared; and what ``train`` raises.
+    """
+    plan = plan_files.load(plan, graph) if isinstance(plan, Path) else plan
+    if plan.formats and any(node.op == "batch_norm" for node in graph.nodes):
+        raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
+    if learn_ranges is not None and not 0 <= learn_ranges < 1:
+        raise UsageError(f"learn_ranges is {learn_ranges}", hint="a share of the training, from 0 to below 1")
+    n_steps = options.epochs * max(1, len(train_part) // options.batch_size)
+    module = GraphModule(graph, plan, learn_ranges_after=None if learn_ranges is None else int(learn_ranges * n_steps))
+    header = {"model": "graph", "plan": plan.id}
+    trained = train(module, task, info, train_part, val_part, contract, options, folder, seed, on_epoch, header=header)
+    learned = module.plan()
+    plan_files.save(folder / "plan.json", learned)
+    return Quantized(module.graph(), learned, trained)
