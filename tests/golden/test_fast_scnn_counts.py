@@ -50,7 +50,7 @@ def formula(model: FastScnn) -> int:
 
 
 def count_macs(model: FastScnn, height: int, width: int) -> tuple[int, int]:
-    """MACs of the convolutions' weights; and with biases (one a pixel) and BatchNorm (2 c a layer), torchinfo's rule."""
+    """MACs of the weights alone; and with biases (one a pixel) and BatchNorm (2 c a layer), torchinfo's rule."""
     weights, extra = 0, 0
 
     def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
