@@ -141,6 +141,8 @@ def test_convolution(rule: str, bits: int, rng: np.random.Generator) -> None:
         fx, fy = drawn(rng, bits), drawn(rng, bits)
         wide = Affine(bits, (2.0**-9, 2.0**-12), (0,), True, 0)  # a shift per channel
         fw = wide if k % 2 else Qmn(bits, bits - 2)
+        if bits == 8:  # small shifts: every other sum is a tie
+            fy = Qmn(16, fx.frac_bits + (9 if k % 2 else bits - 2) - 1 - k // 2)
         fb = [None, Qmn(12, 9), Qmn(16, fx.frac_bits + bits + 3)][k % 3]
         weight = (rng.normal(0, 0.4, (2, 3, 3, 3)) * 2.0 ** (bits - 10 if k % 2 else 0)).astype(np.float32)
         bias = rng.normal(0, 0.5, 2).astype(np.float32)
@@ -204,6 +206,13 @@ def test_weights_of_a_row_sum_to_one() -> None:
             assert matrix.shape == (n_out, n_in)
             assert (matrix.sum(1) == 1).all()
             assert (matrix >= 0).all()
+
+
+def test_weights_between_two_codes_go_to_the_even_one() -> None:
+    for n_in, n_out in ((4, 257), (6, 257), (3, 128)):
+        first, weight = fixed_point.interpolation(n_in, n_out, "align_corners" if n_out == 257 else "half_pixel")
+        want = weights(n_in, n_out, "align_corners" if n_out == 257 else "half_pixel")
+        assert list(zip(first, weight, strict=True)) == [(row[0][0], row[1][1]) for row in want]
 
 
 def test_exponents_of_shifts_per_channel() -> None:
