@@ -55,7 +55,7 @@ class SurrogateOptions:
     n_taken: int = 15
     """Evaluated in full where no race is held."""
     n_rounds: int = 30
-    n_polish_rounds: int = 8
+    n_polish_rounds: int = 20
     polish_share: float = 0.75
     """Under a limit: the part of it after which the polish begins."""
 
