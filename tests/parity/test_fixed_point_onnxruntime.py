@@ -10,6 +10,9 @@ from fixed_point_plans import fixed_point_plan
 from random_nets import random_net
 
 from bitfront.contracts import InputContract, OutputContract
+from bitfront.graph.builder import Builder
+from bitfront.quant.formats import Qmn
+from bitfront.quant.plan import Plan
 from bitfront.runtimes.onnxruntime import OnnxRuntime
 from bitfront.simulate import reference
 
@@ -27,3 +30,15 @@ def test_codes_of_eight_bits_agree(seed: int, tmp_path: Path) -> None:
     wanted, traced = reference.run(graph, x, plan, keep="*"), session.trace(x)
     assert set(traced) == set(wanted)
     assert {name: int((traced[name] != wanted[name]).sum()) for name in wanted} == dict.fromkeys(wanted, 0)
+
+
+@pytest.mark.parametrize("size", [(2, 7), (3, 10), (6, 6)])
+def test_ties_of_means_agree(size: tuple[int, int], tmp_path: Path, rng: np.random.Generator) -> None:
+    draft = Builder()
+    name = draft.input("image", (1, 64, *size))
+    graph = draft.build([draft.node("global_average_pool", "mean", [name])])
+    plan = Plan("fixed_point", {name: Qmn(8, 4), graph.outputs[0]: Qmn(8, 4)})
+    x = (rng.integers(-128, 128, (8, 64, *size)) / 16).astype(np.float32)
+    path = OnnxRuntime().export(graph, plan, tmp_path, InputContract(*size, channels=64), OutputContract())
+    wanted = reference.run(graph, x, plan)[graph.outputs[0]]
+    np.testing.assert_array_equal(OnnxRuntime().open(path).trace(x)[graph.outputs[0]], wanted)
