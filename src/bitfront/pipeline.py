@@ -38,6 +38,8 @@ __all__ = ["Progress", "fit", "plan", "resume"]
 Report = Callable[[Progress], None]
 DICE = 1.0
 """Weight of the Dice term beside the cross-entropy."""
+DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
+"""What is explored when neither model nor data are named: a few minutes on two cores."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
@@ -177,6 +179,9 @@ def _open(config: Config) -> Request:
         raise UsageError("a front needs an objective", hint="for example score, latency and size")
     if config.limit is not None and config.limit < 2:
         raise UsageError(f"--limit {config.limit} leaves too little", hint="give at least 2")
+    if (config.model, config.data) == (Config().model, Config().data):
+        free = {k: v for k, v in DEMO.items() if k not in config.settings}
+        config = replace(config, space={**free, **config.space})
     device: Device = load("device", config.device)
     runtime = open_runtime(config.runtime)
     if runtime.name not in device.runtimes:

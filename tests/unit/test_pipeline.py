@@ -445,7 +445,7 @@ def test_a_limit_of_time_costs_epochs_first_then_networks(
 
 def test_the_clock_believes_the_forecast_first_and_the_pace_later() -> None:
     seen: list[Progress] = []
-    times: Iterator[float] = iter([0.0, 0.0, 1.0, 20.0, 20.0])
+    times: Iterator[float] = iter([0.0, 0.0, 20.0, 50.0])
     clock = Clock(seen.append, lambda: next(times))
     clock.tell("scan", "a")
     clock.plan(100.0)
@@ -453,7 +453,10 @@ def test_the_clock_believes_the_forecast_first_and_the_pace_later() -> None:
     clock.tell("train", "b", 0.1)
     clock.begin(90.0)
     clock.tell("train", "c")
-    assert [(p.done, p.seconds_left) for p in seen] == [(0.0, None), (0.01, 99.0), (0.1, pytest.approx(90 * 0.1))]
+    clock.finish()
+    clock.tell("end", "d")
+    got = [(p.done, p.seconds_left) for p in seen]
+    assert got == [(0.0, None), (0.01, 99.0), (0.1, pytest.approx(90 * 2.0)), (1.0, 0.0)]
 
 
 # --- hopeless --------------------------------------------------------------------------------------------------------
@@ -577,9 +580,19 @@ def test_dropped_and_failed_records_are_never_on_the_front() -> None:
 def test_members_are_named_after_what_they_are_best_at() -> None:
     facts = ((0.8, 2, 20, 1), (0.9, 4, 40, 2), (0.7, 1, 10, 0.5), (0.75, 1.5, 15, 0.7))
     a, b, c, d = (made(score=s, ms=m, size=z, ratio=1.0, width=w) for s, m, z, w in facts)
-    assert pick_names([a, b, c, d], True) == ["01_knee", "02_best_score", "03_fastest", "04_32x32_float32"]
+    names = ["01_knee", "02_best_score", "03_fastest", "04_32x32_width0.7_float32"]
+    assert pick_names([a, b, c, d], True) == names
     assert pick_names([b], False) == ["01_nearest_miss"]
     assert pick_names([], True) == []
+
+
+def test_fit_alone_explores_what_takes_minutes() -> None:
+    def sizes(**options: Any) -> list[str]:
+        return [a.label for a in pipeline._open(Config(**options)).architectures]
+
+    assert sizes()[:2] == ["64x64 width=0.25", "96x96 width=0.25"]
+    assert len(sizes()) == 6
+    assert sizes(settings={"width": 1.0}, space={"resolution": [(32, 32)]}) == ["32x32 width=1.0"]
 
 
 def test_names_are_plain() -> None:

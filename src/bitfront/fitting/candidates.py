@@ -171,7 +171,11 @@ def _make(network: Network, candidate: Candidate, place: str, train_seconds: flo
     folder.mkdir(parents=True, exist_ok=True)
     needs_ranges = RECIPES[candidate.recipe].needs_ranges
     graph, plan = recipes.build(
-        candidate.recipe, network.graph, network.ranges if needs_ranges else None, network.calibration
+        candidate.recipe,
+        network.graph,
+        network.ranges if needs_ranges else None,
+        network.calibration,
+        observe=getattr(shop.runtime, "observe", None),
     )
     path = shop.runtime.export(graph, plan, folder, network.contract, source.output)
     files.save(path.with_suffix(files.SUFFIX), graph, plan)

@@ -7,9 +7,11 @@ float32 twin than allowed, or when it is slower than that twin beyond the noise.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bitfront.contracts import Objective
@@ -97,7 +99,7 @@ def choose_front(
     ``met``, ``chosen`` (an id) and ``miss`` (in words).
     """
     floors = [r.latency.noise_floor or 0.0 for r in records if r.latency is not None]
-    noise = {"latency": max(floors)} if floors else {}
+    noise = {"latency": median(floors)} if floors else {}  # one noisy file must not blur the whole front
     members = list(pareto.front([r for r in records if r.status == "dominated"], objectives, noise))
     if not members:
         return [], {"met": False, "chosen": "", "miss": "no candidate is verified and keeps the score"}
@@ -123,12 +125,21 @@ def pick_names(members: Sequence[Record], met: bool) -> list[str]:
         ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
         if ranked:
             titles.setdefault(ranked[0][1], title)
-    return [f"{n:02d}_{titles.get(r.id) or _slug(r)}" for n, r in enumerate(members, 1)]
+    varied = _varied(members)
+    return [f"{n:02d}_{titles.get(r.id) or _slug(r, varied)}" for n, r in enumerate(members, 1)]
 
 
-def _slug(record: Record) -> str:
-    size = record.candidate.knobs.get("resolution", ["", ""])
-    return f"{size[0]}x{size[1]}_{record.candidate.recipe}"
+def _varied(members: Sequence[Record]) -> list[str]:
+    """Return the knobs in which members differ, the size left out."""
+    knobs = {key for r in members for key in r.candidate.knobs if key != "resolution"}
+    return sorted(k for k in knobs if len({str(r.candidate.knobs.get(k)) for r in members}) > 1)
+
+
+def _slug(record: Record, varied: Sequence[str]) -> str:
+    knobs = record.candidate.knobs
+    size = "x".join(map(str, knobs.get("resolution", ())))
+    parts = [size, *(f"{k}{knobs.get(k)}" for k in varied), record.candidate.recipe]
+    return re.sub(r"[^\w.-]+", "-", "_".join(part for part in parts if part))[:80]
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

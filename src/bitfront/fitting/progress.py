@@ -39,8 +39,13 @@ class Clock:
 
     def begin(self, cost_s: float) -> None:
         """Begin a piece of work that is forecast to take so long; the one before is finished."""
-        self._done += self._current
+        self.end()
         self._current = cost_s
+
+    def end(self) -> None:
+        """The current piece of work is finished."""
+        self._done += self._current
+        self._current = 0.0
 
     def finish(self) -> None:
         """All work is done."""

@@ -23,7 +23,7 @@ RESOLUTION = "resolution"
 MAX_SIDE = 512
 """Longest side of sizes that are proposed; larger ones must be asked for."""
 MIN_SIDE = 64
-DEFAULT_RECIPES = ("float32", "float16", "dynamic", "int8")
+DEFAULT_RECIPES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int8_compact")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usu
 from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, train_architecture
-from bitfront.measure import timing
+from bitfront.measure import memory, timing
 from bitfront.measure.system import system
 from bitfront.record import Candidate, Measurement, Record, from_json
 from bitfront.rundb import RunDb
@@ -158,6 +158,7 @@ class Work:
             except Exception as error:
                 self._lost(architecture, "failed", _reason("training", error))
                 continue
+            self.clock.end()
             if training.given_up:
                 self._lost(architecture, "dropped", training.stopped)
                 continue
@@ -264,7 +265,7 @@ class Work:
     def front(self, records: Sequence[Record]) -> None:
         """Choose the front, score it on test, write its folders and the report's material."""
         members, verdict = choose_front(records, self.request.objectives, self.config.budget)
-        members = [replace(r, status="front", test=self._test(r)) for r in members]
+        members = [replace(r, status="front", test=self._test(r), ram_bytes=self._ram(r)) for r in members]
         names = pick_names(members, verdict["met"])
         for record in members:
             self._record(record)
@@ -295,6 +296,25 @@ class Work:
 
         inputs = [artifact.sha256, artifact.input, artifact.output, self.shop.digest, self.config.score]
         return from_json(Metrics, self.db.cached("test", inputs, compute))
+
+    def _ram(self, record: Record) -> int | None:
+        """Peak memory of a file, from a process of its own; ``None`` (and a line in the log) where that fails."""
+        artifact, threads = record.artifact, self.config.threads
+        if artifact is None:
+            return None
+        shape = (1, artifact.input.channels, artifact.input.height, artifact.input.width)
+
+        def compute() -> int | None:
+            self.clock.tell("memory", record.candidate.label)
+            try:
+                return memory.peak_ram(self.request.runtime, self.db.folder / artifact.path, shape, threads)
+            except BitfrontError as error:
+                self.db.event("memory", str(error))
+                return None
+
+        inputs = [artifact.sha256, shape, threads, self.request.runtime.version()]
+        value: int | None = self.db.cached("memory", inputs, compute)
+        return value
 
     def _facts(self) -> dict[str, Any]:
         return {
