@@ -168,6 +168,8 @@ class Record:
     activation_bytes: int | None = None
     peak_bytes: int | None = None
     """Live-memory peak of the activations, from the graph."""
+    ram_bytes: int | None = None
+    """Measured peak of what opening and running the file adds to a process."""
     train_seconds: float | None = None
     seconds: float | None = None
     """Wall time that this candidate took, training included."""

@@ -199,6 +199,7 @@ COLUMNS: Mapping[str, Callable[[Record], Any]] = {
     "macs": lambda r: r.macs,
     "activation_bytes": lambda r: r.activation_bytes,
     "peak_activation_bytes": lambda r: r.peak_bytes,
+    "ram_bytes": lambda r: r.ram_bytes,
     "verified": lambda r: None if r.agreement is None else r.agreement.verified,
     "train_s": lambda r: r.train_seconds,
     "sha256": lambda r: r.artifact and r.artifact.sha256,

@@ -254,6 +254,7 @@ def benchmark(
                 "ratio": latency.ratio,
                 "noise_floor": latency.noise_floor,
                 "size_bytes": timed.size_bytes,
+                "ram_bytes": timed.ram_bytes,
                 "resolution": list(timed.resolution),
                 **{k: v for k, v in to_json(latency).items() if k not in ("value", "ratio", "noise_floor")},
             }
@@ -269,9 +270,10 @@ def benchmark(
                 ratio,
                 difference(latency) if rows else "baseline",
                 size(timed.size_bytes),
+                size(timed.ram_bytes),
             )
         )
     floor = found[0].latency.noise_floor
-    text: list[Any] = [table(("file", "size", ">ms", ">p90", ">ratio", "", ">bytes"), rows)]
+    text: list[Any] = [table(("file", "size", ">ms", ">p90", ">ratio", "", ">file", ">RAM"), rows)]
     text += [f"noise floor of the ratio: {100 * floor:.1f} %"] if floor is not None else []
     return Answer({"artifacts": items}, text)

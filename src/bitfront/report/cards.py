@@ -143,6 +143,7 @@ def _cost(r: Record) -> list[str]:
         ("Parameters", tables.count(r.parameters)),
         ("MACs", tables.count(r.macs)),
         ("RAM for activations, peak", tables.size(r.peak_bytes)),
+        ("RAM of a process that runs it, peak added", tables.size(r.ram_bytes)),
     ]
     if m is not None:
         p90 = f", p90 {tables.milliseconds(m.p90)}" if m.p90 is not None else ""

@@ -206,7 +206,7 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
         Cell(milliseconds(latency_ms(r)), latency_ms(r), note=f"p90 {milliseconds(p90)}" if p90 is not None else ""),
         _ratio_cell(r),
         Cell(kilobytes(_bytes(r)), _bytes(r)),
-        Cell(kilobytes(r.peak_bytes), r.peak_bytes),
+        Cell(kilobytes(r.ram_bytes), r.ram_bytes),
         verified(r),
     )
 

@@ -218,10 +218,10 @@ def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
             "detail": _join(record.candidate.runtime, record.candidate.recipe),
         },
         {
-            "name": "RAM for activations",
-            "value": tables.size(record.peak_bytes),
-            "before": tables.size(base.peak_bytes) if base and base.peak_bytes else "",
-            "detail": "peak of live tensors",
+            "name": "RAM",
+            "value": tables.size(record.ram_bytes),
+            "before": tables.size(base.ram_bytes) if base and base.ram_bytes else "",
+            "detail": f"peak added to a process; live activations {tables.size(record.peak_bytes)}",
         },
         {"name": "Verified", "before": "", **_verified(agreement)},
     ]
@@ -293,6 +293,7 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
     yield "Parameters", tables.count(r.parameters)
     yield "MACs", tables.count(r.macs)
     yield "RAM, activations", tables.size(r.peak_bytes)
+    yield "RAM, process", tables.size(r.ram_bytes)
     if r.agreement is not None:
         yield "Verified", tables.verified(r).text
         same = f"{100 * r.agreement.readout_agreement:.3f} % of pixels"

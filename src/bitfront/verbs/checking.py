@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import batches
-from bitfront.contracts import InputContract, OutputContract, Session
-from bitfront.errors import DataError, UsageError
+from bitfront.contracts import InputContract, OutputContract, Runtime, Session
+from bitfront.errors import DataError, DeviceError, UsageError
 from bitfront.graph import files, passes
 from bitfront.graph.ir import Graph
-from bitfront.measure import timing
+from bitfront.measure import memory, timing
 from bitfront.measure import verify as agreement
 from bitfront.quant.plan import Plan
 from bitfront.record import Agreement, Measurement
@@ -25,6 +26,8 @@ from bitfront.verbs.making import open_runtime
 from bitfront.verbs.opening import choose_part, open_both
 
 __all__ = ["Timed", "Verified", "benchmark", "verify"]
+
+log = logging.getLogger(__name__)
 
 N_IMAGES = 8
 
@@ -120,6 +123,8 @@ class Timed:
     size_bytes: int
     resolution: tuple[int, ...]
     latency: Measurement
+    ram_bytes: int | None = None
+    """Peak of what opening and running it adds to a process."""
 
 
 def benchmark(
@@ -153,9 +158,17 @@ def benchmark(
         for session in sessions.values():
             session.close()
     return [
-        Timed(path, path.stat().st_size, feeds[key].shape[2:], measured[key])
+        Timed(path, path.stat().st_size, feeds[key].shape[2:], measured[key], _ram(engine, path, feeds[key], threads))
         for key, path in zip(sessions, paths, strict=True)
     ]
+
+
+def _ram(engine: Runtime, path: Path, feed: NDArray[np.float32], threads: int) -> int | None:
+    try:
+        return memory.peak_ram(engine, path, feed.shape, threads)
+    except DeviceError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _noise(contract: InputContract, seed: int) -> NDArray[np.float32]:
