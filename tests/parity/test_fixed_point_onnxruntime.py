@@ -32,11 +32,13 @@ def test_codes_of_eight_bits_agree(seed: int, tmp_path: Path) -> None:
     assert {name: int((traced[name] != wanted[name]).sum()) for name in wanted} == dict.fromkeys(wanted, 0)
 
 
+@pytest.mark.parametrize("op", ["global_average_pool", "average_pool"])
 @pytest.mark.parametrize("size", [(2, 7), (3, 10), (6, 6)])
-def test_ties_of_means_agree(size: tuple[int, int], tmp_path: Path, rng: np.random.Generator) -> None:
+def test_ties_of_means_agree(op: str, size: tuple[int, int], tmp_path: Path, rng: np.random.Generator) -> None:
     draft = Builder()
     name = draft.input("image", (1, 64, *size))
-    graph = draft.build([draft.node("global_average_pool", "mean", [name])])
+    pool = {"kernel": list(size), "strides": [1, 1], "pads": [0] * 4, "count_include_pad": False}
+    graph = draft.build([draft.node(op, "mean", [name], **(pool if op == "average_pool" else {}))])
     plan = Plan("fixed_point", {name: Qmn(8, 4), graph.outputs[0]: Qmn(8, 4)})
     x = (rng.integers(-128, 128, (8, 64, *size)) / 16).astype(np.float32)
     path = OnnxRuntime().export(graph, plan, tmp_path, InputContract(*size, channels=64), OutputContract())

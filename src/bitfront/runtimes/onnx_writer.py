@@ -174,10 +174,9 @@ class _Writer(TensorWriter):
 
     def _add_other(self, node: Node, inputs: list[str], raw: str) -> None:
         op, get = node.op, node.attributes.get
-        if op == "global_average_pool" and self._is_fixed_point(
-            node
-        ):  # AveragePool divides; its kin multiplies by 1 / n
-            self.emit("AveragePool", inputs, raw, kernel_shape=list(self.graph.tensors[node.inputs[0]].shape[2:]))
+        if self._is_exact_mean(node):
+            axes = self.constant(f"{node.output}@axes", np.asarray([2, 3], np.int64))
+            self.emit("ReduceMean", [*inputs, axes], raw, keepdims=1)
         elif op in _ELEMENTWISE:
             self.emit(_ELEMENTWISE[op], inputs, raw)
         elif op == "batch_norm":
@@ -236,6 +235,12 @@ class _Writer(TensorWriter):
     def _is_fixed_point(self, node: Node) -> bool:
         forms = [self.plan.formats.get(name) for name in (*node.inputs, node.output)]
         return fixed_point.applies(node.op, forms)
+
+    def _is_exact_mean(self, node: Node) -> bool:
+        """Whether a mean over a whole map must divide: ONNX Runtime's quantized pools multiply by 1 / n there."""
+        size = self.graph.tensors[node.inputs[0]].shape[2:]
+        whole = node.op == "average_pool" and tuple(node["kernel"]) == size and not any(node["pads"])
+        return (whole or node.op == "global_average_pool") and self._is_fixed_point(node)
 
     def _add_interpolation(self, node: Node, source: str, raw: str) -> None:
         """Both axes as products with matrices of 7-bit weights: exact in single precision, as the contract has it."""
