@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -418,6 +419,17 @@ def test_epochs_follow_the_size_of_the_data() -> None:
     assert usual_epochs(Config(epochs=3), 400) == 3
     options = train_options(Config(), 5, 40, fine=True)
     assert (options.batch_size, options.validate_every, options.rate) == (5, 5, 2e-3)
+
+
+def test_small_steps_take_one_thread_whatever_the_machine() -> None:
+    torch.set_num_threads(3)
+    with training.threads_for(1e6):
+        assert torch.get_num_threads() == 1
+        with training.threads_for(1e12):
+            assert torch.get_num_threads() == os.cpu_count()
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
 
 
 # --- forecast --------------------------------------------------------------------------------------------------------

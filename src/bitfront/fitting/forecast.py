@@ -14,7 +14,7 @@ from bitfront import batches
 from bitfront.fitting.schedule import Job
 from bitfront.fitting.shop import Shop
 from bitfront.fitting.space import Architecture
-from bitfront.fitting.training import new_module, torch_macs
+from bitfront.fitting.training import new_module, threads_for, torch_macs
 
 __all__ = ["Forecast", "Job", "fitted", "probe"]
 
@@ -58,8 +58,14 @@ def probe(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int) -> Fore
 
     ``options`` are those of a training from scratch (``None`` when nothing is trained).
     """
+    macs = {job.architecture.id: _macs(shop, job.architecture) for job in jobs}
+    largest = max(macs.values()) * (options.batch_size if options else 1)
+    with threads_for(largest):
+        return _probed(shop, jobs, options, n_recipes, macs=macs)
+
+
+def _probed(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int, *, macs: Mapping[str, float]) -> Forecast:
     shapes = [job.architecture for job in jobs]
-    macs = {a.id: _macs(shop, a) for a in shapes}
     ranked = sorted(shapes, key=lambda a: (macs[a.id], a.id))
     ends = list({a.id: a for a in (ranked[0], ranked[-1])}.values())
     n_val = len(shop.parts["val"])

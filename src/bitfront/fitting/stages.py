@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -22,7 +23,7 @@ from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
 from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
-from bitfront.fitting.training import Training, train_architecture
+from bitfront.fitting.training import Training, threads_for, train_architecture
 from bitfront.measure import memory, timing
 from bitfront.measure.system import system
 from bitfront.record import Candidate, Measurement, Record, from_json
@@ -71,6 +72,11 @@ class Work:
 
     def run(self) -> None:
         """Do all stages. Raises what stops a run."""
+        needs_torch = self.request.opened.source.kind != "onnx"
+        with threads_for(0) if needs_torch else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         self.environment()
         forecast = self.forecast()
         trained = self.train(forecast)

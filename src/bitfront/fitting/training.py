@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from bitfront.fitting.shop import Shop
 from bitfront.fitting.space import Architecture
 from bitfront.record import content_id, digest_file, from_json, to_json
 
-__all__ = ["Training", "hopeless", "new_module", "torch_macs", "train_architecture"]
+__all__ = ["Training", "hopeless", "new_module", "threads_for", "torch_macs", "train_architecture"]
 
 HOPELESS_AFTER = 0.5
 """Share of the epochs before which no training is given up."""
+SMALL_STEP_MACS = 1e9
+"""Multiply-accumulates of a forward pass over one batch, below which one thread trains."""
 HOPELESS_MARGIN = 0.03
 """A cheaper network must be better by so much, at the same share of its own epochs, for a training to be given up."""
 
@@ -132,19 +136,20 @@ def _train(
 
     folder = shop.folder / "trainings" / identity
     contract = source.contract(architecture.size)
-    result = train(
-        module,
-        opened.task,
-        opened.info,
-        shop.parts["train"],
-        shop.parts["val"],
-        contract,
-        options,
-        folder,
-        seed,
-        on_epoch=on_epoch,
-        header={"model": source.name, "options": dict(architecture.options)},
-    )
+    with threads_for(macs * options.batch_size):
+        result = train(
+            module,
+            opened.task,
+            opened.info,
+            shop.parts["train"],
+            shop.parts["val"],
+            contract,
+            options,
+            folder,
+            seed,
+            on_epoch=on_epoch,
+            header={"model": source.name, "options": dict(architecture.options)},
+        )
     ended = result.stopped in ("completed", "patience", "time")
     rows = [{"epoch": e.index + 1, **{k: v for k, v in to_json(e).items() if k != "index"}} for e in result.epochs]
     return Training(
@@ -181,6 +186,23 @@ def hopeless(
                 f"{rival.score_at(share):.3f} by then"
             )
     return None
+
+
+@contextlib.contextmanager
+def threads_for(step_macs: float) -> Iterator[None]:
+    """Let torch use one thread for small steps and every core for large ones.
+
+    Small operators gain little from a second thread and wait for it long when the machine is busy. The rule looks at
+    the work alone, because the number of threads changes the last bits of the weights.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if step_macs < SMALL_STEP_MACS else os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def new_module(shop: Shop, architecture: Architecture, start: Path | None, seed: int) -> Any:
