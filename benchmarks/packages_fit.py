@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--sides", type=int, nargs="+", default=list(THESIS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="packages")
     parser.add_argument("--epochs", type=int, default=60, help="of a training from scratch; from weights 40 % of it")
@@ -40,7 +41,7 @@ def main() -> None:
     if folder.exists():
         run = resume(folder)
     else:
-        space = {"resolution": [(side, side) for side in THESIS]}
+        space = {"resolution": [(side, side) for side in args.sides]}
         run = bitfront.fit(
             "fast_scnn", str(args.data), weights=args.weights, settings=SETTINGS, space=space, recipes=RECIPES,
             epochs=args.epochs, runs=args.runs, name=args.name,
@@ -79,6 +80,7 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/packages_fit.py", *sys.argv[1:]]),
         "machine": machine(),
         "settings": SETTINGS,
+        "seconds": round(run.seconds, 1),
         "epochs": args.epochs,
         "part": "val",
         "thesis": "001, table 4.7",
