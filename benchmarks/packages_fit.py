@@ -3,8 +3,8 @@
     python benchmarks/packages_fit.py --data ../shared/data/packages --weights ../shared/models/fastscnn_packages
 
 Starts from trained 512 x 512 checkpoints; every smaller size is trained further. Started again with the same ``--runs``
-it goes on where it was. Scores: foreground IoU at the size of the photographs (960 x 540), on the part ``val`` (what the
-thesis calls test is another part of the same photographs); latency: this machine, one thread.
+it goes on where it was. Scores: foreground IoU at the size of the photographs (960 x 540), on the part ``val`` (the
+thesis used another part of the same photographs); latency: this machine, one thread.
 """
 
 from __future__ import annotations
