@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ __all__ = [
     "digest_file",
     "from_json",
     "to_json",
+    "varying_knobs",
 ]
 
 SCHEMA = 1
@@ -76,8 +77,12 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """A short name for people: ``256x256 width=0.25 int8``."""
-        knobs = dict(self.knobs)
+        """A name for people: ``256x256 width=0.25 int8``."""
+        return self.named(self.knobs)
+
+    def named(self, shown: Collection[str]) -> str:
+        """Return the label with these knobs only; the resolution always shows."""
+        knobs = {k: v for k, v in self.knobs.items() if k in shown or k == "resolution"}
         size = knobs.pop("resolution", None)
         parts = [f"{size[0]}x{size[1]}"] if size else []
         parts += [f"{k}={v}" for k, v in sorted(knobs.items()) if k not in ("classes", "channels")]
@@ -181,6 +186,15 @@ class Record:
     def id(self) -> str:
         """Id of the candidate."""
         return self.candidate.id
+
+
+def varying_knobs(candidates: Iterable[Candidate]) -> frozenset[str]:
+    """Return the knobs that take more than one value: what tells these candidates apart."""
+    values: dict[str, set[str]] = {}
+    for candidate in candidates:
+        for knob, value in candidate.knobs.items():
+            values.setdefault(knob, set()).add(repr(value))
+    return frozenset(knob for knob, taken in values.items() if len(taken) > 1)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------

@@ -77,13 +77,16 @@ def front_table(members: Sequence[FrontMember], title: str = "") -> Any:
     """Return the front as a table, the recommended member first."""
     columns = ("front", "network", ">score", ">test", ">ms", ">ratio", ">size", "verified")
     rows = []
+    from bitfront.record import varying_knobs
+
+    shown = varying_knobs(member.record.candidate for member in members)
     for member in members:
         data = front_data(member)
         ratio, latency = data["ratio"], member.latency_ms
         rows.append(
             (
                 member.name,
-                data["label"],
+                member.record.candidate.named(shown),
                 percent(member.score),
                 percent(data["test_score"]),
                 None if latency is None else f"{latency:.2f}",

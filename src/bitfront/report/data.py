@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from bitfront.contracts import Metrics
-from bitfront.record import Budget, Record
+from bitfront.record import Budget, Record, varying_knobs
 from bitfront.run import yaml
 
 if TYPE_CHECKING:
@@ -69,6 +69,16 @@ class ReportData:
     when: str = ""
     """When the run started, UTC, ISO 8601."""
     seconds: float | None = None
+    varying: frozenset[str] = field(init=False, default=frozenset())
+    """The knobs that tell the candidates apart."""
+
+    def __post_init__(self) -> None:
+        """Find the knobs that vary."""
+        object.__setattr__(self, "varying", varying_knobs(r.candidate for r in self.records))
+
+    def label(self, record: Record) -> str:
+        """Return a candidate's name with the knobs that vary in this run."""
+        return record.candidate.named(self.varying)
 
     @property
     def front(self) -> tuple[Record, ...]:

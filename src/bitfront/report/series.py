@@ -120,7 +120,7 @@ def plane(data: ReportData, axis: str) -> Plane:
                     rank=ranks.get(record.id, 0),
                     baseline=record.id == data.baseline,
                     chosen=record.id == data.chosen,
-                    label=record.candidate.label,
+                    label=data.label(record),
                 )
             )
     points.sort(key=lambda p: (p.x, p.y, p.id))

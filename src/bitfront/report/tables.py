@@ -200,7 +200,7 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
     roles = (data.pick(r), "float baseline" if base is not None and r.id == base.id else "")
     return (
         Cell(str(n), n),
-        Cell(r.candidate.label, note=", ".join(role for role in roles if role)),
+        Cell(data.label(r), note=", ".join(role for role in roles if role)),
         Cell(percent(value), value, note=interval(shown)),
         *([Cell(percent(score_of(r)), score_of(r))] if has_test else []),
         Cell(milliseconds(latency_ms(r)), latency_ms(r), note=f"p90 {milliseconds(p90)}" if p90 is not None else ""),
@@ -252,7 +252,7 @@ def candidates(data: ReportData, limit: int | None = None) -> Table:
     rows = [
         (
             Cell(str(r.sequence), r.sequence),
-            Cell(r.candidate.label),
+            Cell(data.label(r)),
             Cell(r.status),
             Cell(percent(score_of(r)), score_of(r)),
             Cell(milliseconds(latency_ms(r)), latency_ms(r)),
@@ -272,7 +272,7 @@ def classes(data: ReportData, limit: int = 8) -> Table | None:
     """
     base = data.record(data.baseline)
     shown = [r for r in data.front if r.id != data.baseline][:limit]
-    columns = [("float", base), *((f"#{_rank(data, r)} {r.candidate.label}", r) for r in shown)]
+    columns = [("float", base), *((f"#{_rank(data, r)} {data.label(r)}", r) for r in shown)]
     scored = [(title, _per_class(r, data)) for title, r in columns if r is not None]
     scored = [(title, values) for title, values in scored if values]
     if not scored:

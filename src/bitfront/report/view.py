@@ -114,7 +114,7 @@ def _verdict(data: ReportData, verdict: Verdict) -> dict[str, Any]:
         **shown,
         "id": record.id,
         "headline": _headline(record, base),
-        "sentence": f"{role}: {record.candidate.label}{pick}",
+        "sentence": f"{role}: {data.label(record)}{pick}",
         "limits": [_limit(c) for c in verdict.checks],
         "tiles": _tiles(record, base if base is not record else None),
     }
@@ -266,7 +266,7 @@ def commands(data: ReportData, record: Record, *, inside: bool = False) -> list[
 
 def _card(data: ReportData, record: Record) -> dict[str, Any]:
     return {
-        "label": record.candidate.label,
+        "label": data.label(record),
         "status": record.status,
         "pick": data.pick(record),
         "reason": record.reason[:500],
@@ -321,7 +321,7 @@ def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
         "baseline": data.baseline,
         "progress": progress(data),
         "curves": [asdict(c) for c in data.curves],
-        "histograms": [asdict(h) for r in timed if (h := histogram(r)) is not None],
+        "histograms": [{**asdict(h), "label": data.label(r)} for r in timed if (h := histogram(r)) is not None],
     }
 
 
