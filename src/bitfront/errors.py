@@ -4,6 +4,7 @@
     +-- UsageError                2   a wrong argument, name, option or configuration file
     +-- DataError                 3   data, labels or model files that cannot be used
     |   +-- LabelError            3   labels that contradict their image or their classes
+    |   +-- OperatorError         3   a network with operators that the graph does not know
     +-- BudgetError               4   nothing meets the budget
     +-- DeviceError               5   a device cannot be reached or does not answer
     +-- VerificationError         6   an artifact does not compute what its reference computes
@@ -28,6 +29,7 @@ __all__ = [
     "DeviceError",
     "Interrupted",
     "LabelError",
+    "OperatorError",
     "SpaceError",
     "UsageError",
     "VerificationError",
@@ -60,6 +62,10 @@ class DataError(BitfrontError):
 
 class LabelError(DataError):
     """Labels that contradict their image or their classes: never left out in silence, unlike an unreadable file."""
+
+
+class OperatorError(DataError):
+    """A network with operators that the graph does not know: only its runtime can execute it."""
 
 
 class BudgetError(BitfrontError):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bitfront.errors import DataError, one_line
+from bitfront.errors import DataError, OperatorError, one_line
 from bitfront.graph.builder import Builder
 from bitfront.graph.capture_onnx_file import load
 from bitfront.graph.capture_onnx_operators import OPERATORS, Call
@@ -80,10 +80,10 @@ def _refuse_unknown(model: ModelProto, name: str) -> None:
     if unknown:
         quantized = unknown.keys() & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}
         ops = ", ".join(f"{op} (at '{where}')" for op, where in sorted(unknown.items()))
-        raise DataError(
-            f"{name} uses operators that the graph does not know: {ops}",
-            hint="the file is quantized already: start from its float model" if quantized else "replace these layers",
-        )
+        text = f"{name} uses operators that the graph does not know: {ops}"
+        if quantized:
+            raise DataError(text, hint="the file is quantized already: start from its float model")
+        raise OperatorError(text, hint="replace these layers, or let its runtime quantize it (bitfront quantize)")
 
 
 class _Importer:
@@ -146,9 +146,9 @@ class _Importer:
             names.append(value)
         return self.builder.build(names)
 
-    def _refusal(self, node: NodeProto, why: str) -> DataError:
+    def _refusal(self, node: NodeProto, why: str) -> OperatorError:
         where = node.name or (node.output[0] if node.output else "")
-        return DataError(f"{self.name}: node '{where}' ({node.op_type}) {why}", hint="replace this layer")
+        return OperatorError(f"{self.name}: node '{where}' ({node.op_type}) {why}", hint="replace this layer")
 
     def _add(self, node: NodeProto) -> None:
         known = [self.values[name] for name in node.input if name]

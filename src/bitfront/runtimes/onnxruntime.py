@@ -95,13 +95,19 @@ class OnnxRuntime:
 
         return onnx_foreign.describe(path, preprocess, info)
 
-    def export_foreign(
-        self, path: Path, recipe: str, batches: Iterable[NDArray[np.float32]], folder: Path, preprocess: str = ""
+    def export_foreign(  # noqa: PLR0917
+        self,
+        path: Path,
+        recipe: str,
+        batches: Iterable[NDArray[np.float32]],
+        folder: Path,
+        preprocess: str = "",
+        info: DataInfo | None = None,
     ) -> Path:
         """Quantize a file that the graph cannot hold; see :func:`bitfront.runtimes.onnx_foreign.export`."""
         from bitfront.runtimes import onnx_foreign
 
-        return onnx_foreign.export(path, recipe, batches, folder, onnx_foreign.describe(path, preprocess))
+        return onnx_foreign.export(path, recipe, batches, folder, onnx_foreign.describe(path, preprocess, info))
 
     def observe(self, graph: Graph) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
         """Return a function from a batch to the float32 values of every tensor, for calibration."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitfront import batches
 from bitfront.contracts import Metrics, Runtime
-from bitfront.errors import DeviceError, UsageError, unknown_name
+from bitfront.errors import DeviceError, OperatorError, UsageError, unknown_name
 from bitfront.graph import files, passes
 from bitfront.graph.ir import Graph
 from bitfront.measure import verify
@@ -141,16 +141,28 @@ def quantize(
     samples, warnings = few_or_all(opened.dataset, scored, limit, cache, progress)
     say = progress or (lambda stage, done, total: None)
     say("calibrate", 0, 0)
-    flat = passes.prepare(opened.source.graph())
     images = _calibration(opened, n_calibrate, seed, cache)
-    graph, plan = build(recipe, flat, batches=images, rule=rule, equalized=equalized, observe=_observe(engine))
-    _write(engine, graph, plan, opened.source, place)
-    say("verify", 0, 0)
     contract, output = opened.source.input, opened.source.output
     probes = batches.calibration(samples, contract, N_VERIFY, np.random.default_rng(seed))
-    agreement = verify.compare(engine, place, graph, plan, contract, output, probes, float_graph=flat)
     with tempfile.TemporaryDirectory() as folder:
-        twin = engine.export(flat, Plan("float32"), Path(folder), contract, output)
+        try:
+            flat = passes.prepare(opened.source.graph())
+        except OperatorError as error:
+            if opened.source.kind != "onnx" or not hasattr(engine, "export_foreign"):
+                raise
+            warnings = (*warnings, f"{error}: quantized by {engine.name} itself, without an integer reference")
+            made_by_it, twin = _write_foreign(
+                engine, opened, recipe, images, folder=Path(folder), preprocess=preprocess
+            )
+            atomic_write(place, made_by_it.read_bytes())
+            say("verify", 0, 0)
+            agreement = verify.compare_float(engine, place, twin, contract, output, probes)
+        else:
+            graph, plan = build(recipe, flat, batches=images, rule=rule, equalized=equalized, observe=_observe(engine))
+            _write(engine, graph, plan, opened.source, place)
+            say("verify", 0, 0)
+            agreement = verify.compare(engine, place, graph, plan, contract, output, probes, float_graph=flat)
+            twin = engine.export(flat, Plan("float32"), Path(folder), contract, output)
         float_metrics, metrics = (
             score_file(engine, path, opened, samples, score=score, threads=threads, progress=progress)
             for path in (twin, place)
@@ -216,6 +228,17 @@ def _write(engine: Runtime, graph: Graph, plan: Plan, source: Source, place: Pat
         place.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(place, made.read_bytes())
     files.save(place.with_suffix(files.SUFFIX), graph, plan)
+
+
+def _write_foreign(
+    engine: Any, opened: Opened, recipe: str, images: Sequence[NDArray[np.float32]], *, folder: Path, preprocess: str
+) -> tuple[Path, Path]:
+    """Let the runtime quantize a file that the graph cannot hold; returns the file and its float twin."""
+    made, twin = (
+        engine.export_foreign(opened.source.path, name, images, folder / name, preprocess, opened.info)
+        for name in (recipe, "float32")
+    )
+    return made, twin
 
 
 def _exported(place: Path, recipe: str, engine: Runtime, opened: Opened, start: float) -> Exported:
