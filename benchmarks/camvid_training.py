@@ -1,6 +1,6 @@
 """Train Fast-SCNN from scratch on CamVid (11 classes) and write the curve, mIoU and per-class table.
 
-    python benchmarks/camvid_training.py --data ../shared/data/camvid --work /tmp/camvid_run
+    python benchmarks/camvid_training.py --data ../shared/data/camvid --work camvid_run
 
 The result file is written after every validation; started again with the same arguments, the training goes on where it
 was. Scores are taken at the size of the original images (480 x 360), on the part ``val``.
