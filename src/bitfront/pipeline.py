@@ -30,7 +30,7 @@ from bitfront.registry import load
 from bitfront.run import Run, project
 from bitfront.rundb import RunDb
 from bitfront.store import claim
-from bitfront.verbs.making import open_runtime
+from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import open_both
 
 __all__ = ["Progress", "fit", "plan", "resume"]

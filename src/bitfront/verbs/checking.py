@@ -21,8 +21,8 @@ from bitfront.measure import verify as agreement
 from bitfront.quant.plan import Plan
 from bitfront.record import Agreement, Measurement
 from bitfront.sources import open_data
+from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.companions import Companions, companions
-from bitfront.verbs.making import open_runtime
 from bitfront.verbs.opening import choose_part, open_both
 
 __all__ = ["Timed", "Verified", "benchmark", "verify"]
