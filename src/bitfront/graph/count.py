@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bitfront.graph.ir import Graph, Node
 
-__all__ = ["Counts", "NodeCounts", "count"]
+__all__ = ["Counts", "NodeCounts", "count", "lifetimes"]
 
 VALUE_BYTES = 4
 
@@ -84,17 +84,21 @@ def _count_node(graph: Graph, node: Node) -> NodeCounts:
     )
 
 
-def _peak_bytes(graph: Graph) -> int:
+def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Return the first and the last node, as positions, at which the input and every output are alive.
+
+    From the node that makes a tensor (the first one for the input) to its last reader, both included; the graph's
+    outputs live to the end.
+    """
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
-    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
-    size = {name: math.prod(tensor.shape) * VALUE_BYTES for name, tensor in graph.tensors.items()}
-    alive = set(graph.inputs)
-    peak = live = sum(size[name] for name in alive)
-    for i, node in enumerate(graph.nodes):
-        alive.add(node.output)
-        live += size[node.output]
-        peak = max(peak, live)
-        for name in [n for n in alive if last.get(n, -1) <= i]:
-            alive.remove(name)
-            live -= size[name]
-    return peak
+    last.update(dict.fromkeys(graph.outputs, len(graph.nodes) - 1))
+    born = {**dict.fromkeys(graph.inputs, 0), **{node.output: i for i, node in enumerate(graph.nodes)}}
+    return {name: (i, last.get(name, i)) for name, i in born.items()}
+
+
+def _peak_bytes(graph: Graph) -> int:
+    live = [0] * max(len(graph.nodes), 1)
+    for name, (first, last) in lifetimes(graph).items():
+        for i in range(first, last + 1):
+            live[i] += math.prod(graph.tensors[name].shape) * VALUE_BYTES
+    return max(live)
