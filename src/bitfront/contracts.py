@@ -40,6 +40,7 @@ __all__ = [
     "Prediction",
     "Runtime",
     "Sample",
+    "Scorer",
     "Session",
     "Task",
     "Tracker",
@@ -216,6 +217,16 @@ class Meter(Protocol):
         """Return the scores of all that was added."""
 
 
+class Scorer(Protocol):
+    """Scores many candidates on the same samples: what a :class:`Meter` says of their predictions, in less time."""
+
+    def count(self, positions: Sequence[int], outputs: NDArray[Any]) -> Sequence[Any]:
+        """Return what is to be known of each sample at ``positions``, given the raw outputs of their batch."""
+
+    def score(self, counts: Sequence[Any]) -> float:
+        """Return the score over the samples that were counted; NaN where it is undefined."""
+
+
 @runtime_checkable
 class Task(Protocol):
     """What is asked of a network: its loss, its read-out, its scores and its pictures."""
@@ -238,6 +249,9 @@ class Task(Protocol):
 
     def meter(self, info: DataInfo, score: str = "") -> Meter:
         """Return a fresh meter; ``score`` chooses the metric that drives the search."""
+
+    def scorer(self, samples: Sequence[Sample], contract: OutputContract, info: DataInfo, score: str = "") -> Scorer:
+        """Return a scorer of raw outputs for these samples; it keeps their labels, not their images."""
 
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:
         """Overlay a prediction, with a legend."""

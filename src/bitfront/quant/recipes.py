@@ -22,7 +22,7 @@ from bitfront.quant.formats import Affine, Float16
 from bitfront.quant.plan import Plan
 from bitfront.stats.ranges import RULES, Observe, Range, Ranges, collect
 
-__all__ = ["RECIPES", "Recipe", "build"]
+__all__ = ["RECIPES", "Recipe", "build", "moves_values"]
 
 FLOAT_BIAS_BITS = 30
 """A bias takes at most this many bits at the scale of its accumulator: int32 with room for the sum."""
@@ -156,7 +156,7 @@ def _activation_formats(
         if node.output in left_float or node.op == "argmax":
             continue
         source = formats.get(node.inputs[0])
-        if source is not None and _moves(node):
+        if source is not None and moves_values(node):
             formats[node.output] = source
         else:
             formats[node.output] = activation_format(ranges[node.output], rule, signed)
@@ -206,7 +206,7 @@ def _positive(scale: float | np.floating) -> float:
     return max(float(np.float32(scale)), SMALLEST_SCALE)
 
 
-def _moves(node: Node) -> bool:
+def moves_values(node: Node) -> bool:
     """Whether an operator's outputs are some of its inputs, so that codes can be copied."""
     nearest = node.op == "resize" and node["mode"] == "nearest"
     return node.op in _MOVING or nearest or (node.op == "pad" and node["value"] == 0)

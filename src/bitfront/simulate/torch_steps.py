@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Affine, Qmn, integer
+from bitfront.quant.formats import Affine, Format, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate import fixed_point, quantized, reference, torch_codes
 from bitfront.simulate.cache import Cache
 from bitfront.simulate.fused import FUSED
 from bitfront.simulate.torch_linear import Linear
 
-__all__ = ["Steps"]
+__all__ = ["Biases", "Steps"]
 
+Biases = Mapping[tuple[str, Format], NDArray[np.float32]]
 CACHE_BYTES = 256 << 20
 SMALL_STEP = 1 << 10
 """Bytes charged for a step without weights."""
@@ -27,8 +29,10 @@ SMALL_STEP = 1 << 10
 class Steps:
     """The functions of a graph's nodes, from held activations to the held output."""
 
-    def __init__(self, graph: Graph, device: torch.device) -> None:
+    def __init__(self, graph: Graph, device: torch.device, biases: Biases | None = None) -> None:
+        """Make ready. ``biases``: (bias, format of its layer's weight) -> the values it then has."""
         self.graph, self.device = graph, device
+        self.biases = biases or {}
         self.n_built = 0
         self._weights: Cache[NDArray[np.int32]] = Cache(CACHE_BYTES)
         self._steps: Cache[torch_codes.Step] = Cache(CACHE_BYTES)
@@ -42,7 +46,7 @@ class Steps:
             key = (i, rule, *(plan.formats.get(name) for name in (*node.inputs, node.output)))
             step = self._steps.get(key)
             if step is None:
-                step = self._build(node, plan, rule)
+                step = self._build(self._graph_of(node, plan), node, plan, rule)
                 self.n_built += 1
                 self._steps.put(key, step, step.n_bytes if isinstance(step, Linear) else SMALL_STEP)
             steps.append(step)
@@ -52,24 +56,33 @@ class Steps:
     def _number(self, key: Hashable) -> int:
         return self._ids.setdefault(key, len(self._ids))
 
-    def _build(self, node: Node, plan: Plan, rule: str) -> torch_codes.Step:
+    def _graph_of(self, node: Node, plan: Plan) -> Graph:
+        """Return the graph with the bias that the node has under the plan."""
+        if len(node.inputs) != 3:
+            return self.graph
+        bias = self.biases.get((node.inputs[2], plan.formats.get(node.inputs[1])))  # type: ignore[arg-type]
+        return self.graph if bias is None else self.graph.with_constants({node.inputs[2]: bias})
+
+    def _build(self, graph: Graph, node: Node, plan: Plan, rule: str) -> torch_codes.Step:
         """Return the step of a node: held activations in, held output out."""
         forms = [plan.formats.get(name) for name in node.inputs]
         y = plan.formats.get(node.output)
         if node.op in ("conv", "dense") and all(integer(form) is not None for form in (*forms[:2], y)):
-            return self._linear(node, plan, rule)
+            return self._linear(graph, node, plan, rule)
         step = self._codes_step(node, plan, rule)
-        constants = {k: name for k, name in enumerate(node.inputs) if name in self.graph.constants}
+        constants = {k: graph.constants[name] for k, name in enumerate(node.inputs) if name in graph.constants}
         if step is not None:
-            return _bound(step, {k: self._constant(name, plan) for k, name in constants.items()}, len(forms))
+            return _bound(
+                step, {k: self._constant(v, plan.formats.get(node.inputs[k])) for k, v in constants.items()}, len(forms)
+            )
         step = (
             None
             if _is_fused(node, plan)
             else torch_codes.value_step(node, [None if k in constants else form for k, form in enumerate(forms)], y)
         )
         if step is None:
-            return self._numpy_step(node, plan)
-        values = {k: self._value(name, plan) for k, name in constants.items()}
+            return self._numpy_step(graph, node, plan)
+        values = {k: self._value(v, plan.formats.get(node.inputs[k])) for k, v in constants.items()}
         return _bound(step, values, len(forms))
 
     def _codes_step(self, node: Node, plan: Plan, rule: str) -> torch_codes.Step | None:
@@ -88,7 +101,7 @@ class Steps:
         table = torch_codes.elementwise_table(node, known[0], y)
         return None if table is None else torch_codes.table_step(table, known[0], self.device)
 
-    def _linear(self, node: Node, plan: Plan, rule: str) -> torch_codes.Step:
+    def _linear(self, graph: Graph, node: Node, plan: Plan, rule: str) -> torch_codes.Step:
         x, w, y = (_affine(plan, name) for name in (*node.inputs[:2], node.output))
         low, high = (y.low, y.high) if node["clip"] is None else y.encode(np.asarray(node["clip"], np.float32)).tolist()
         fixed = reference.is_fixed_point(plan, node)
@@ -96,7 +109,7 @@ class Steps:
         return Linear.prepare(
             node,
             self._codes(node.inputs[1], w),
-            reference.bias_codes(self.graph, plan, node),
+            reference.bias_codes(graph, plan, node),
             multiplier=product / np.float32(y.scale[0]),
             reach=max(x.high - x.zero_point[0], x.zero_point[0] - x.low),
             bounds=(low - y.zero_point[0], high - y.zero_point[0]),
@@ -114,26 +127,24 @@ class Steps:
             self._weights.put((name, form), found, found.nbytes)
         return found.astype(np.int64)
 
-    def _constant(self, name: str, plan: Plan) -> Tensor:
+    def _constant(self, value: NDArray[Any], form: Format | None) -> Tensor:
         """A constant as its format holds it."""
-        value = torch.from_numpy(np.array(self.graph.constants[name], np.float32)).to(self.device)
-        return torch_codes.encode(value, plan.formats.get(name))
+        return torch_codes.encode(torch.from_numpy(np.array(value, np.float32)).to(self.device), form)
 
-    def _value(self, name: str, plan: Plan) -> Tensor:
+    def _value(self, value: NDArray[Any], form: Format | None) -> Tensor:
         """The values of a constant after its format."""
-        value, form = self.graph.constants[name], plan.formats.get(name)
         if form is not None:
             value = form.decode(form.encode(value))  # type: ignore[arg-type]
         tensor = torch.from_numpy(np.array(value, np.float32)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
 
-    def _numpy_step(self, node: Node, plan: Plan) -> torch_codes.Step:
+    def _numpy_step(self, graph: Graph, node: Node, plan: Plan) -> torch_codes.Step:
         """The reference itself, for what torch does not compute to the same bits."""
-        names = [name for name in node.inputs if name not in self.graph.constants]
+        names = [name for name in node.inputs if name not in graph.constants]
 
         def step(*held: Tensor) -> Tensor:
             codes = {n: torch_codes.codes(x, plan.formats.get(n)) for n, x in zip(names, held, strict=True)}
-            return torch_codes.hold(reference.step(self.graph, plan, node, codes), plan.formats.get(node.output)).to(
+            return torch_codes.hold(reference.step(graph, plan, node, codes), plan.formats.get(node.output)).to(
                 self.device
             )
 

@@ -138,13 +138,14 @@ class Range:
         """Return the mean squared error of rounding to ``2**bits`` levels over ``[low, high]``, from the histogram."""
         step = (high - low) / (2**bits - 1)
         if step <= 0:
-            return float(np.dot(self._centres() ** 2, self.counts) / self.count)
-        x = self._centres()
+            return float(np.dot(self.centres() ** 2, self.counts) / self.count)
+        x = self.centres()
         zero = round(-low / step)
         codes = np.clip(np.rint(x / step) + zero, 0, 2**bits - 1)
         return float(np.dot(((codes - zero) * step - x) ** 2, self.counts) / self.count)
 
-    def _centres(self) -> NDArray[np.float64]:
+    def centres(self) -> NDArray[np.float64]:
+        """Return ``(bins,)`` the values that stand for the bins of ``counts``: their middles, within the extremes."""
         middle = np.arange(self.start, self.start + self.counts.size) + 0.5
         centres: NDArray[np.float64] = np.clip(np.ldexp(middle, self.exponent), self.low, self.high)
         return centres

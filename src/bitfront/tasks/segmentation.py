@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import images
-from bitfront.contracts import IGNORE, Batch, DataInfo, OutputContract, Part, Prediction
+from bitfront.contracts import IGNORE, Batch, DataInfo, OutputContract, Part, Prediction, Sample
 from bitfront.errors import UsageError, unknown_name
 from bitfront.tasks.segmentation_meter import SegmentationMeter
+from bitfront.tasks.segmentation_scorer import SegmentationScorer
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +84,12 @@ class Segmentation:
         """Return a fresh meter. Raises UsageError for unknown scores."""
         return SegmentationMeter(info, score, bootstrap=self.bootstrap, seed=self.seed)
 
+    def scorer(
+        self, samples: Sequence[Sample], contract: OutputContract, info: DataInfo, score: str = ""
+    ) -> SegmentationScorer:
+        """Return a scorer of raw outputs for these samples. Raises UsageError for unknown scores, DataError."""
+        return SegmentationScorer(samples, info, score, read=lambda outputs: read_out(outputs, contract))
+
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:
         """Overlay a prediction, with a legend."""
         if prediction.mask is None:
@@ -102,13 +109,23 @@ class Segmentation:
 def read_out(outputs: NDArray[Any], contract: OutputContract) -> NDArray[np.uint8]:
     """Return label maps ``(b, h, w)`` of outputs ``(b, k, h, w)`` (``labels``: also ``(b, h, w)``)."""
     if contract.readout == "argmax":
-        labels: NDArray[np.uint8] = outputs.argmax(axis=1).astype(np.uint8)
-        return labels
+        return _largest(outputs)
     if contract.readout == "threshold":
         return (outputs[:, 0] > contract.threshold).astype(np.uint8)
     if contract.readout == "labels":
         return (outputs[:, 0] if outputs.ndim == 4 else outputs).astype(np.uint8)
     raise unknown_name("read-out", contract.readout, ("argmax", "threshold", "labels"))
+
+
+def _largest(outputs: NDArray[Any]) -> NDArray[np.uint8]:
+    """``outputs.argmax(axis=1)``, the lowest index on ties, channel by channel: several times faster on maps."""
+    best = outputs[:, 0].copy()
+    labels = np.zeros(best.shape, np.uint8)
+    for k in range(1, outputs.shape[1]):
+        better = outputs[:, k] > best
+        np.copyto(best, outputs[:, k], where=better)
+        labels[better] = k
+    return labels
 
 
 def median_frequency(part: Part, info: DataInfo) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitfront.contracts import IGNORE, DataInfo, Metrics, Prediction, Sample
 from bitfront.errors import DataError, UsageError, unknown_name
 
-__all__ = ["SCORES", "Score", "SegmentationMeter", "default_score"]
+__all__ = ["SCORES", "Score", "SegmentationMeter", "checked_score", "default_score", "score_of"]
 
 Counts = NDArray[np.int64]
 """``(..., 3, K)``: correct, labelled and predicted pixels of each class."""
@@ -110,6 +110,26 @@ SCORES: dict[str, Score] = {
 }
 
 
+def score_of(score: Score, images: Counts, background: int | None) -> float | None:
+    """Return a score of the counts ``(n, 3, K)`` of a part's images; ``None`` where it is undefined."""
+    if score.per_image:
+        return _optional(_mean(score.of(images, background)))
+    return _optional(score.of(images.sum(0), background))
+
+
+def checked_score(info: DataInfo, score: str = "") -> str:
+    """Return a score's name, the default one for ``""``. Raises UsageError for one that does not exist for ``info``."""
+    name = score or default_score(info)
+    if name not in SCORES:
+        raise unknown_name("score", name, SCORES)
+    if SCORES[name].needs_background and info.background is None:
+        raise UsageError(
+            f"score '{name}' needs a background class, and '{info.name}' has none",
+            hint="use miou, or name the background in the data's description",
+        )
+    return name
+
+
 def default_score(info: DataInfo) -> str:
     """``foreground_iou`` for one class of objects on a background, else ``miou``."""
     return "foreground_iou" if len(info.classes) == 2 and info.background is not None else "miou"
@@ -119,14 +139,7 @@ class SegmentationMeter:
     """Counts label maps; see the module."""
 
     def __init__(self, info: DataInfo, score: str = "", *, bootstrap: int = 1000, seed: int = 0) -> None:
-        self.score = score or default_score(info)
-        if self.score not in SCORES:
-            raise unknown_name("score", self.score, SCORES)
-        if SCORES[self.score].needs_background and info.background is None:
-            raise UsageError(
-                f"score '{self.score}' needs a background class, and '{info.name}' has none",
-                hint="use miou, or name the background in the data's description",
-            )
+        self.score = checked_score(info, score)
         self._info, self._bootstrap, self._seed = info, bootstrap, seed
         k = len(info.classes)
         self._confusion = np.zeros((k, k), np.int64)
@@ -163,7 +176,7 @@ class SegmentationMeter:
         alone = SCORES[self.score].of(images, self._info.background)
         return Metrics(
             score=self.score,
-            values={name: self._value(score, images) for name, score in defined.items()},
+            values={name: score_of(score, images, self._info.background) for name, score in defined.items()},
             definitions={name: score.definition for name, score in defined.items()},
             per_class={
                 name: dict(zip(self._info.classes, map(_optional, of(total)), strict=True))
@@ -174,12 +187,6 @@ class SegmentationMeter:
             confusion=tuple(tuple(int(n) for n in row) for row in self._confusion),
             per_sample={k: float(v) for k, v in zip(self._ids, alone, strict=True) if np.isfinite(v)},
         )
-
-    def _value(self, score: Score, images: Counts) -> float | None:
-        background = self._info.background
-        if score.per_image:
-            return _optional(_mean(score.of(images, background)))
-        return _optional(score.of(images.sum(0), background))
 
     def _interval(self, images: Counts) -> tuple[float, float] | None:
         """Percentile bootstrap over images (Efron and Tibshirani 1993, section 13.3)."""

@@ -1,0 +1,119 @@
+"""A bit search's evaluator on a real network: genomes -> score and distortion, by fast simulation of the exact codes.
+
+Nothing is kept between searches but what :class:`bitfront.search.evaluations.Evaluations` stores, and that is keyed by
+:attr:`NetworkEvaluator.id`: network, formats, images and labels' identities all enter it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfront.contracts import Scorer
+from bitfront.quant.menu import Dish, Menu
+from bitfront.record import content_id
+from bitfront.search.evaluations import Evaluation, Subset
+from bitfront.search.sensitivity import spread
+from bitfront.search.space import FLOAT, Gene, Genome, Space
+from bitfront.simulate.fast import Fast
+
+__all__ = ["NetworkEvaluator", "bits_of", "space_of"]
+
+N_COMPARED = 8
+"""Samples on which raw outputs are compared in an evaluation on all of them."""
+BATCH_SIZE = 8
+
+
+def space_of(menu: Menu) -> Space:
+    """Return the genes of a menu: a tensor with one width only is fixed."""
+    return Space(tuple(_gene(dish) for dish in menu.dishes))
+
+
+def _gene(dish: Dish) -> Gene:
+    widths = tuple(sorted(dish.formats))
+    return Gene(dish.tensor, dish.kind, widths, dish.size, fixed=widths[0] if len(widths) == 1 else None)
+
+
+def bits_of(space: Space, genome: Genome) -> dict[str, int]:
+    """Return tensor -> bits."""
+    return {gene.name: bits for gene, bits in zip(space.genes, genome, strict=True)}
+
+
+class NetworkEvaluator:
+    """Evaluates genomes of one menu on fixed images; see :class:`bitfront.search.evaluations.Evaluate`."""
+
+    def __init__(
+        self,
+        menu: Menu,
+        space: Space,
+        images: NDArray[np.float32],
+        scorer: Scorer,
+        *,
+        identity: str = "",
+        batch_size: int = BATCH_SIZE,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        """Make ready.
+
+        Args:
+            menu: formats by tensor and bits.
+            space: genes; their names are tensors of the menu.
+            images: ``(n, c, h, w)`` float32, preprocessed.
+            scorer: scores the outputs of the samples that the images were made of.
+            identity: content id of the samples and of how they are scored.
+            batch_size: images that are executed together.
+            device: ``cpu``, ``cuda`` or ``auto``.
+            **options: of :class:`bitfront.simulate.fast.Fast`.
+
+        Raises:
+            DataError: the images do not fit the network.
+            UsageError: no CUDA device.
+        """
+        self.menu, self.space = menu, space
+        self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, biases=menu.biases, **options)
+        self._scorer = scorer
+        self._n = len(images)
+        self._floats: dict[int, list[NDArray[np.float32]]] = {}
+        self.id = content_id(
+            menu.graph.id, [(d.tensor, dict(d.formats)) for d in menu.dishes], menu.options, images, identity
+        )
+
+    def __call__(self, genomes: Sequence[Genome], subset: Subset | None) -> Iterator[Evaluation]:
+        """Evaluate ``genomes`` on the samples of ``subset``, one by one."""
+        for genome in genomes:
+            yield self._evaluate(genome, subset)
+
+    def _evaluate(self, genome: Genome, subset: Subset | None) -> Evaluation:
+        compared = frozenset(spread(self._n, N_COMPARED) if subset is None else subset)
+        plan = self.menu.plan(bits_of(self.space, genome))
+        is_float = all(bits == FLOAT for bits in genome)
+        counts: list[Any] = []
+        distances: list[float] = []
+        for positions, outputs in self.fast.values(plan, subset):
+            values = [output.cpu().numpy() for output in outputs.values()]
+            counts += self._scorer.count(positions, values[0])
+            for row, position in enumerate(positions):
+                if position not in compared:
+                    continue
+                own = [value[row] for value in values]
+                if is_float:
+                    self._floats.setdefault(position, [np.ascontiguousarray(v) for v in own])
+                distances.append(_distance(own, self._float(position)))
+        return Evaluation(self._scorer.score(counts), float(np.mean(distances)))
+
+    def _float(self, position: int) -> list[NDArray[np.float32]]:
+        """Return the float network's outputs for one image."""
+        if position not in self._floats:
+            (_, outputs), *_ = self.fast.values(self.menu.plan({}), (position,))
+            self._floats[position] = [np.ascontiguousarray(output[0].cpu().numpy()) for output in outputs.values()]
+        return self._floats[position]
+
+
+def _distance(values: Sequence[NDArray[np.float32]], floats: Sequence[NDArray[np.float32]]) -> float:
+    """Return the mean squared difference, in units of each output's variance, averaged over the outputs."""
+    pairs = [(v.astype(np.float64), f.astype(np.float64)) for v, f in zip(values, floats, strict=True)]
+    return float(np.mean([np.mean((v - f) ** 2) / (np.var(f) + 1e-12) for v, f in pairs]))
