@@ -29,4 +29,6 @@ CATALOG: dict[str, str] = {
     "objective/size": "bitfront.objectives.size:Size",
     "objective/latency": "bitfront.objectives.latency:Latency",
     "objective/macs": "bitfront.objectives.macs:Macs",
+    "objective/ram": "bitfront.objectives.ram:Ram",
+    "objective/flash": "bitfront.objectives.flash:Flash",
 }

@@ -14,8 +14,11 @@ FULL = Record(
     val=Metrics("miou", {"miou": 0.75, "dice": None}, {}),
     latency=Measurement(3.5, "ms"),
     macs=1000,
+    peak_bytes=300,
+    ram_bytes=9000,
+    flash_bytes=77,
 )
-EXPECTED = {"score": 0.75, "size": 1234.0, "latency": 3.5, "macs": 1000.0}
+EXPECTED = {"score": 0.75, "size": 1234.0, "latency": 3.5, "macs": 1000.0, "ram": 300.0, "flash": 77.0}
 
 
 @pytest.mark.parametrize("name", names("objective"))

@@ -19,6 +19,7 @@ from bitfront.errors import UsageError, unknown_name
 from bitfront.graph.count import lifetimes
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.plan import Plan
+from bitfront.quant.recipes import moves_values
 
 __all__ = ["NPU_RESIDUAL", "PROCESSORS", "Bits", "Costs", "Processor", "bits_of"]
 
@@ -38,7 +39,6 @@ TABLE_OPERATORS = frozenset(
 )
 """Operators that are a table from code to code (``docs/numeric-contract.md``)."""
 _SAME_BUFFER = frozenset(["reshape", "identity"])
-_MOVING = frozenset(["max_pool", "slice", "reshape", "transpose", "identity"])
 
 NPU_WEIGHT_MS, NPU_ACTIVATION_MS, NPU_MACS_PER_MS = 2.63, 0.70, 45e6
 """STM32N6 (Neural-ART), weights in external flash: ms per MB (1e6 bytes) of weights and of layer inputs and outputs;
@@ -113,7 +113,7 @@ class Costs:
         self.genes = tuple(genes)
         self._names = tuple(graph.tensors)
         self._at = {name: i for i, name in enumerate(self._names)}
-        self._moved = {n.output: n.inputs[0] for n in graph.nodes if _moves(n)}
+        self._moved = {n.output: n.inputs[0] for n in graph.nodes if moves_values(n)}
         self._columns = self._columns_of(self.genes)
         self._count_flash(graph, per_channel)
         self._count_ram(graph)
@@ -238,11 +238,6 @@ class Costs:
         self._products = self._weight_sizes * [math.prod(shape) // shape[1] for shape in outputs]
         moving = [n.output for n in graph.nodes if n.op not in _SAME_BUFFER]
         self._n_outputs = float(sum(math.prod(graph.tensors[name].shape) for name in moving))
-
-
-def _moves(node: Node) -> bool:
-    nearest = node.op == "resize" and node["mode"] == "nearest"
-    return node.op in _MOVING or nearest or (node.op == "pad" and node["value"] == 0)
 
 
 def _storage(widths: Widths) -> Widths:
