@@ -272,11 +272,20 @@ class Model(Protocol):
     channels: int
 
     def build(self) -> torch.nn.Module:
-        """Build the network with fresh weights, drawn from torch's current generator."""
+        """Build the network with fresh weights, drawn from torch's current generator.
+
+        The module may say more: ``backbone_parts``, names of the parts that extract features (without it the part
+        ``backbone``); ``training_outputs(images)``, the logits and those of auxiliary heads, each with its loss;
+        ``training_only``, prefixes of the keys of such heads, which are not counted and not exported.
+        """
 
     @classmethod
     def recognise(cls, shapes: Mapping[str, tuple[int, ...]], stem: str) -> Mapping[str, Any] | None:
-        """Options of a foreign state dict (key -> shape; ``stem``: its file name), or ``None`` if it is not ours."""
+        """Options of a foreign state dict (key -> shape; ``stem``: its file name), or ``None`` if it is not ours.
+
+        A family whose feature extractor can come from another network's file also has ``recognise_backbone(shapes)``:
+        the options that it asks for, or ``None``. One that knows files with another order of axes has ``axes(key)``.
+        """
 
     @classmethod
     def rename(cls, key: str) -> str | None:

@@ -24,7 +24,7 @@ FRESH = frozenset(["conv2d", "linear", "batch_norm", "add", "sub", "mul", "div",
 
 def capture(module: nn.Module, shape: Sequence[int]) -> Graph:
     """Return the graph of a module for inputs of ``shape`` (1, c, h, w). See ``graph.capture.from_module``."""
-    importer = _Importer(_export(module, shape))
+    importer = _Importer(_export(module, shape), tuple(getattr(module, "training_only", ())))
     importer.refuse_unknown()
     return importer.graph()
 
@@ -79,8 +79,9 @@ def _path(node: fx.Node) -> str:
 class _Importer:
     """Walks an exported program; ``values`` maps its nodes to tensor names, constants or lists of tensor names."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, left_out: tuple[str, ...] = ()) -> None:
         self.builder = Builder()
+        self.left_out = left_out
         self.program = program
         self.nodes = list(program.graph.nodes)
         self.values: dict[fx.Node, Any] = {}
@@ -124,7 +125,7 @@ class _Importer:
             elif node.op == "output":
                 outputs = [self.tensor(n) for n in _flat(node.args)]
         for value in self.values.values():  # parameters that nothing uses are counted until they are dropped
-            if isinstance(value, Constant) and value.kind == "constant":
+            if isinstance(value, Constant) and value.kind == "constant" and not value.name.startswith(self.left_out):
                 self.builder.constant(value.name, value.numpy(), value.kind)
         return self.builder.build(list(dict.fromkeys(outputs)))
 

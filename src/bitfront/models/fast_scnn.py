@@ -24,7 +24,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from bitfront.errors import UsageError
-from bitfront.models.blocks import ConvBN, InvertedResidual, Separable, check_size, state_shapes, upsample
+from bitfront.models.blocks import (
+    ConvBN,
+    InvertedResidual,
+    Separable,
+    check_options,
+    check_size,
+    renamed,
+    state_shapes,
+    upsample,
+)
 
 __all__ = ["FastScnn", "FastScnnModule"]
 
@@ -55,11 +64,7 @@ class FastScnn:
 
     def __post_init__(self) -> None:
         """Raise UsageError for options that make no network."""
-        for option in ("classes", "channels", "expansion", "repeats"):
-            if getattr(self, option) < 1:
-                raise UsageError(f"fast_scnn: {option} must be at least 1, not {getattr(self, option)}")
-        if not 1 / 32 <= self.width <= 8:
-            raise UsageError(f"fast_scnn: width must lie between 1/32 and 8, not {self.width}")
+        check_options(self, ("classes", "channels", "expansion", "repeats"), ("width",))
 
     def build(self) -> FastScnnModule:
         """Build the network with fresh weights, drawn from torch's current generator."""
@@ -71,7 +76,7 @@ class FastScnn:
 
         ``pyramid`` leaves no trace in the weights: it is off when the file's name says ``pp0``.
         """
-        ours = {new: tuple(shape) for key, shape in shapes.items() if (new := cls.rename(key)) is not None}
+        ours = renamed(cls, shapes)
         try:
             first, expand = ours["downsample.conv.conv.weight"], ours["features.0.0.expand.conv.weight"]
             logits = ours["classifier.logits.weight"]

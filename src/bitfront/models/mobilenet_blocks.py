@@ -1,7 +1,7 @@
-"""MobileNetV2 without its classifier (Sandler et al. 2018), in the conventions of Keras.
+"""MobileNetV2 without its classifier (Sandler et al. 2018).
 
-Channels are ``make_divisible(c * alpha, 8)``; the activation is ReLU6; BatchNorm has epsilon 1e-3; a convolution with
-stride 2 is padded with zeros at the bottom and the right only. The maps that segmentation heads take are ``taps``.
+Channels are ``make_divisible(c * alpha, 8)``; the activation is ReLU6. Frameworks differ in BatchNorm and in where they
+pad zeros: :class:`Conventions`. The maps that segmentation heads take are ``taps``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
     "ALPHAS",
     "EPSILON",
+    "KERAS",
     "MOMENTUM",
     "TAPS",
+    "TORCH",
     "Backbone",
     "ConvBN6",
+    "Conventions",
     "InvertedResidual6",
     "Stage",
     "initialise",
@@ -35,6 +39,20 @@ ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.4)
 """Width multipliers worth trying."""
 TAPS = ("expand", "block")
 """``expand``: the expanded maps before each halving of the resolution; ``block``: the outputs of the blocks there."""
+
+
+class Conventions(NamedTuple):
+    """What frameworks do differently in the same network."""
+
+    epsilon: float = EPSILON
+    momentum: float = MOMENTUM
+    padding: str = "end"
+    """Zeros around a convolution: ``end`` (with stride 2 at the bottom and the right only), ``even`` (on all sides) or
+    ``input`` (on all sides of a *block's* input, before its expansion, and none around the image)."""
+
+
+KERAS = Conventions()
+TORCH = Conventions(1e-5, 0.9, "even")
 
 
 class Stage(NamedTuple):
@@ -64,9 +82,10 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def stages(alpha: float) -> tuple[int, tuple[Stage, ...]]:
-    """Return the channels of the first convolution, and the stages with theirs, at a width multiplier."""
-    return make_divisible(STEM * alpha), tuple(s._replace(channels=make_divisible(s.channels * alpha)) for s in STAGES)
+def stages(alpha: float, repeats: int = 4) -> tuple[int, tuple[Stage, ...]]:
+    """Return the channels of the first convolution, and the stages with theirs and at most ``repeats`` blocks."""
+    scaled = (s._replace(channels=make_divisible(s.channels * alpha), repeats=min(s.repeats, repeats)) for s in STAGES)
+    return make_divisible(STEM * alpha), tuple(scaled)
 
 
 class ConvBN6(nn.Sequential):
@@ -79,16 +98,20 @@ class ConvBN6(nn.Sequential):
         kernel: int = 1,
         stride: int = 1,
         *,
+        dilation: int = 1,
         groups: int = 1,
         relu: bool = True,
-        momentum: float = MOMENTUM,
+        rules: Conventions = KERAS,
     ) -> None:
         super().__init__()
-        pad = kernel // 2 if stride == 1 else 0
-        if stride == 2:
+        pad = dilation * (kernel // 2)
+        if rules.padding == "input":
+            pad = 0
+        elif rules.padding == "end" and stride == 2:
             self.pad = nn.ZeroPad2d((0, 1, 0, 1))
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, eps=EPSILON, momentum=1 - momentum)
+            pad = 0
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, pad, dilation, groups, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=rules.epsilon, momentum=1 - rules.momentum)
         if relu:
             self.relu = nn.ReLU6()
 
@@ -96,13 +119,16 @@ class ConvBN6(nn.Sequential):
 class InvertedResidual6(nn.Module):
     """Inverted residual with linear bottleneck (section 3.3); ``expansion`` 1 leaves the expansion out."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, expansion: int, momentum: float = MOMENTUM) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, stride: int, expansion: int, *, dilation: int = 1, rules: Conventions = KERAS
+    ) -> None:
         super().__init__()
         hidden = c_in * expansion
-        self.expand = ConvBN6(c_in, hidden, momentum=momentum) if expansion > 1 else nn.Identity()
-        self.depthwise = ConvBN6(hidden, hidden, 3, stride, groups=hidden, momentum=momentum)
-        self.project = ConvBN6(hidden, c_out, relu=False, momentum=momentum)
+        self.expand = ConvBN6(c_in, hidden, rules=rules) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvBN6(hidden, hidden, 3, stride, dilation=dilation, groups=hidden, rules=rules)
+        self.project = ConvBN6(hidden, c_out, relu=False, rules=rules)
         self.skip = stride == 1 and c_in == c_out
+        self.input_pads = [dilation] * 4 if rules.padding == "input" else []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(b, c_in, h, w)`` -> ``(b, c_out, h / stride, w / stride)``."""
@@ -110,34 +136,53 @@ class InvertedResidual6(nn.Module):
 
     def parts(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the expanded maps, at the size of ``x``, and the block's output."""
-        wide: torch.Tensor = self.expand(x)
+        wide: torch.Tensor = self.expand(F.pad(x, self.input_pads) if self.input_pads else x)
         y: torch.Tensor = self.project(self.depthwise(wide))
         return wide, x + y if self.skip else y
 
 
 class Backbone(nn.Module):
-    """The network up to its last bottleneck: float32 ``(b, channels, h, w)`` -> maps of 1/32; sides multiples of 32."""
+    """The network up to its last bottleneck: float32 ``(b, channels, h, w)`` -> maps of ``1 / output_stride``.
 
-    def __init__(self, channels: int, alpha: float, expansion: int, momentum: float = MOMENTUM) -> None:
+    Beyond ``output_stride`` (8, 16 or 32) a stride becomes a dilation of what follows (Chen et al. 2017, DeepLabV3,
+    section 3.1). Sides are multiples of 32.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        alpha: float,
+        expansion: int,
+        rules: Conventions = KERAS,
+        *,
+        repeats: int = 4,
+        output_stride: int = 32,
+    ) -> None:
         super().__init__()
-        c, widths = stages(alpha)
-        self.stem = ConvBN6(channels, c, 3, 2, momentum=momentum)
-        blocks = []
+        c, widths = stages(alpha, repeats)
+        self.stem = ConvBN6(channels, c, 3, 2, rules=rules)
+        blocks, reached, dilation = [], 2, 1
         for stage in widths:
-            for i in range(stage.repeats):
-                stride, t = (1 if i else stage.stride), expansion if stage.expands else 1
-                blocks.append(InvertedResidual6(c, stage.channels, stride, t, momentum))
-                c = stage.channels
+            stride, rate = stage.stride if reached < output_stride else 1, dilation
+            dilation *= stage.stride // stride
+            reached *= stride
+            t = expansion if stage.expands else 1
+            for _ in range(stage.repeats):
+                blocks.append(InvertedResidual6(c, stage.channels, stride, t, dilation=rate, rules=rules))
+                c, stride, rate = stage.channels, 1, dilation
         self.blocks = nn.ModuleList(blocks)
+        self.channels, self.low_channels = c, widths[1].channels
+        """Of the last maps, and of those of 1/4 of the size."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the maps of the last block, ``(b, c, h / 32, w / 32)``."""
+        """Return the maps of the last block, ``(b, c, h / output_stride, w / output_stride)``."""
         return self.taps(x)["block"][-1]
 
     def taps(self, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        """Return the maps of 1/2, 1/4, 1/8, 1/16 and 1/32 of the size, for each name of TAPS (the last are the same).
+        """Return the maps before every halving of the size and the last ones, for each name of TAPS.
 
-        At alpha 1.4 and expansion 6 ``expand`` has 144, 192, 288, 816, 448 channels and ``block`` 24, 32, 48, 136, 448.
+        The first are of 1/2 of the size; the last are the same for both names. At alpha 1.4, expansion 6 and output
+        stride 32 ``expand`` has 144, 192, 288, 816, 448 channels and ``block`` 24, 32, 48, 136, 448.
         """
         found: dict[str, list[torch.Tensor]] = {name: [] for name in TAPS}
         x = self.stem(x)

@@ -22,17 +22,18 @@ import torch
 from torch import nn
 
 from bitfront.errors import UsageError, unknown_name
-from bitfront.models.blocks import check_size, state_shapes
+from bitfront.models.blocks import check_options, check_size, factors, state_shapes
 from bitfront.models.mobilenet_blocks import (
     ALPHAS,
     EPSILON,
+    KERAS,
     MOMENTUM,
     Backbone,
     initialise,
     make_divisible,
-    stages,
     tap_channels,
 )
+from bitfront.models.mobilenet_keys import backbone_options
 
 __all__ = ["QSeg1", "QSeg2", "QSegModule", "Variant", "double"]
 
@@ -115,12 +116,7 @@ class _QSeg:
         """Raise UsageError for options that make no network."""
         if self.variant not in VARIANTS:
             raise unknown_name(f"variant of {self.name}", self.variant, VARIANTS)
-        for option in ("classes", "channels", "expansion"):
-            if getattr(self, option) < 1:
-                raise UsageError(f"{self.name}: {option} must be at least 1, not {getattr(self, option)}")
-        for option in ("alpha", "head_width"):
-            if not 1 / 32 <= getattr(self, option) <= 8:
-                raise UsageError(f"{self.name}: {option} must lie between 1/32 and 8, not {getattr(self, option)}")
+        check_options(self, ("classes", "channels", "expansion"), ("alpha", "head_width"))
         if not 0 <= self.momentum < 1:
             raise UsageError(f"{self.name}: momentum must be at least 0 and below 1, not {self.momentum}")
 
@@ -133,20 +129,19 @@ class _QSeg:
         """Options of one of our state dicts, or ``None``."""
         try:
             given = {key: tuple(shape) for key, shape in shapes.items()}
-            first, depthwise = given["backbone.stem.conv.weight"], given["backbone.blocks.1.depthwise.conv.weight"]
             reduced = tuple(given[f"head.reduce.{i}.0.weight"][0] for i in range(_count(given, "head.reduce.")))
-            channels = tuple(given[f"backbone.blocks.{i}.project.conv.weight"][0] for i in range(_N_BLOCKS))
+            found = backbone_options(given)
             options: dict[str, Any] = {
                 "classes": given["head.classifier.weight"][0],
-                "channels": first[1],
-                "alpha": next(a for a in _candidates(ALPHAS) if _backbone_widths(a) == (first[0], *channels)),
-                "expansion": depthwise[0] // channels[0],
+                "channels": found["channels"],
+                "alpha": found["width"],
+                "expansion": found["expansion"],
             }
         except (KeyError, IndexError, ZeroDivisionError, StopIteration):
             return None
         if not any(key.startswith(cls.own_part) for key in given):
             return None
-        for variant, width in product(VARIANTS, _candidates(cls.knobs["head_width"])):
+        for variant, width in product(VARIANTS, factors(cls.knobs["head_width"])):
             found = {**options, "variant": variant, "head_width": width}
             if VARIANTS[variant].scaled(width).reduced == reduced and state_shapes(cls(**found)) == given:
                 return found
@@ -156,19 +151,6 @@ class _QSeg:
     def rename(cls, key: str) -> str | None:
         """Keys are our own."""
         return key
-
-
-def _candidates(usual: Sequence[float]) -> list[float]:
-    """Factors in the order in which they are tried: the usual ones, then every hundredth up to 4."""
-    return [*usual[::-1], *(n / 100 for n in range(4, 401))]
-
-
-def _backbone_widths(alpha: float) -> tuple[int, ...]:
-    stem, found = stages(alpha)
-    return stem, *(stage.channels for stage in found for _ in range(stage.repeats))
-
-
-_N_BLOCKS = len(_backbone_widths(1.0)) - 1
 
 
 def _count(keys: Mapping[str, Any], prefix: str) -> int:
@@ -181,7 +163,9 @@ class QSegModule(nn.Module):
     def __init__(self, options: _QSeg, head: Head) -> None:
         super().__init__()
         self.name, self.variant = options.name, VARIANTS[options.variant]
-        self.backbone = Backbone(options.channels, options.alpha, options.expansion, options.momentum)
+        self.backbone = Backbone(
+            options.channels, options.alpha, options.expansion, KERAS._replace(momentum=options.momentum)
+        )
         self.head = head
         initialise(self)
 

@@ -8,6 +8,7 @@ that was not (on the CPU, with the same number of threads).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -27,7 +28,7 @@ from bitfront.record import content_id, to_json
 from bitfront.train import schedules
 from bitfront.train.average import Average
 from bitfront.train.checkpoints import load_into, save_checkpoint
-from bitfront.train.optimizer import adam, freeze
+from bitfront.train.optimizer import adam, freeze, training_outputs
 from bitfront.train.options import Epoch, Trained, TrainOptions
 from bitfront.train.scoring import score_module
 from bitfront.train.state import Progress, TrainState, arrays_of, capture_optimizer, is_finite, restore_optimizer
@@ -219,7 +220,8 @@ class _Training:
         images = torch.from_numpy(batch.images).to(self.device, memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            loss = self.task.loss(self.module(images), batch, self.info)
+            losses = [self.task.loss(outputs, batch, self.info) for outputs in training_outputs(self.module, images)]
+            loss = functools.reduce(torch.add, losses)
         value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()

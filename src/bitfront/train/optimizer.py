@@ -1,4 +1,4 @@
-"""Which parameters are trained, and by what."""
+"""Which parameters are trained, on which outputs, and by what."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import nn
 from bitfront.errors import UsageError
 from bitfront.train.options import TrainOptions
 
-__all__ = ["adam", "freeze"]
+__all__ = ["BACKBONE", "adam", "freeze", "training_outputs"]
+
+BACKBONE = "backbone"
+"""The name of a network's feature extractor among the patterns of ``freeze``."""
 
 
 def adam(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -27,16 +30,33 @@ def adam(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
 def freeze(module: nn.Module, patterns: Sequence[str]) -> nn.ModuleList:
     """Exclude the parameters whose names match from training; every other one is trained.
 
+    A pattern may also name a part as a whole (``stem`` for ``stem.*``). ``backbone`` is the feature extractor: what the
+    module's ``backbone_parts`` name, or its part of that name.
+
     Returns the BatchNorm layers that are frozen as a whole, so that the caller can freeze their statistics too.
     Raises UsageError for a pattern that matches nothing, and when nothing is left to train.
     """
     names = [name for name, _ in module.named_parameters()]
+    frozen: set[str] = set()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        parts = getattr(module, "backbone_parts", (pattern,)) if pattern == BACKBONE else (pattern,)
+        found = {name for name in names for p in parts if fnmatch.fnmatchcase(name, p) or name.startswith(f"{p}.")}
+        if not found:
             raise UsageError(f"freeze: no parameter matches '{pattern}'", hint=f"names look like '{names[0]}'")
+        frozen |= found
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
+        parameter.requires_grad_(name not in frozen)
     if not any(p.requires_grad for p in module.parameters()):
         raise UsageError("freeze: no parameter is left to train")
     norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     return nn.ModuleList(m for m in norms if not any(p.requires_grad for p in m.parameters()))
+
+
+def training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return every output that has a loss: those of the module's own ``training_outputs``, or what it computes.
+
+    A network with auxiliary heads gives its logits first, then theirs, each ``(b, k, h, w)``.
+    """
+    several = getattr(module, "training_outputs", None)
+    outputs: tuple[torch.Tensor, ...] = (module(images),) if several is None else several(images)
+    return outputs

@@ -52,7 +52,7 @@ class TrainOptions:
     time_limit_seconds: float | None = None
     """Finish cleanly when this much time is used; the result then depends on the machine's speed."""
     freeze: tuple[str, ...] = ()
-    """Patterns (``features.0.*``) of parameters that are not trained; ``*`` matches anything."""
+    """Parameters that are not trained: patterns (``features.0.*``), names of parts, or ``backbone``."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -78,9 +78,10 @@ PRESETS: Mapping[str, TrainOptions] = {
     "thesis_000": TrainOptions(
         epochs=40, batch_size=4, rate=5e-4, schedule="step", end_rate=6e-6, patience=5, augment="thesis_000"
     ),
+    "quantized": TrainOptions(epochs=8, rate=1e-3),
 }
 """Whole set-ups by name. ``thesis_000`` is the one that Q-Seg1 and Q-Seg2 were trained with on Cityscapes; images of
-COCO-Stuff were not cropped (``augment="thesis_000_whole"``)."""
+COCO-Stuff were not cropped (``augment="thesis_000_whole"``). ``quantized`` goes on from trained weights under a plan."""
 
 
 def preset(name: str) -> TrainOptions:

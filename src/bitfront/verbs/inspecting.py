@@ -105,12 +105,14 @@ def inspect(
 def _parameters(source: Source) -> tuple[int | None, int | None]:
     """Return all and the trainable parameters of a torch network; ``None`` for files.
 
-    A family whose home framework counts running statistics among the parameters says ``counts_statistics``.
+    A family whose home framework counts running statistics among the parameters says ``counts_statistics``; what a
+    module has for training only (its ``training_only``) is not counted.
     """
     if source.kind == "onnx":
         return None, None
     module = source.build()
-    counted = list(module.parameters())
+    left_out = tuple(getattr(module, "training_only", ()))
+    counted = [p for name, p in module.named_parameters() if not name.startswith(left_out)]
     if getattr(source.family, "counts_statistics", False):
         counted += [b for name, b in module.named_buffers() if not name.endswith("num_batches_tracked")]
     return sum(p.numel() for p in counted), sum(p.numel() for p in counted if p.requires_grad)
