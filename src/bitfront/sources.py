@@ -174,7 +174,10 @@ class Source:
         Fresh weights are drawn from torch's current generator. Raises UsageError, DataError.
         """
         if self.family is None:
-            raise UsageError(f"'{self.path}' is an ONNX file and cannot be trained", hint="give a checkpoint instead")
+            raise UsageError(
+                f"'{self.path}' is an ONNX file and cannot be trained to a checkpoint",
+                hint="`bitfront train --recipe` trains it as it is: --recipe float32, --recipe int8, ...",
+            )
         from bitfront.train.checkpoints import load_into
 
         module = _build(self.family, {**self.options, **(knobs or {})}, self.name)

@@ -37,7 +37,7 @@ COMMANDS = {
         "runs": ("bitfront.cli.fitting:runs", "List the runs."),
     },
     "One step": {
-        "train": ("bitfront.cli.steps:train", "Train a model."),
+        "train": ("bitfront.cli.training:train", "Train a model."),
         "evaluate": ("bitfront.cli.steps:evaluate", "Score a model on labelled images."),
         "predict": ("bitfront.cli.steps:predict", "Draw a model's answers over images."),
         "quantize": ("bitfront.cli.making:quantize", "Quantize a model, verify the file and score it against float."),

@@ -27,7 +27,7 @@ from bitfront.cli.options import (
 from bitfront.cli.steps import Part, metrics_data
 from bitfront.errors import VerificationError
 
-__all__ = ["benchmark", "export", "quantize", "verify"]
+__all__ = ["agreement_line", "benchmark", "export", "made_data", "quantize", "unless_verified", "verify"]
 
 Out = Annotated[Path, Parameter(help="File to write; its manifest and its reference are written beside it.")]
 RuntimeName = Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")]
@@ -59,10 +59,11 @@ def export(
         **model_options.fill(shared),
     )
     shared.notes(made.notes)
-    return Answer(_made_data(made), [f"{made.path}: {made.recipe}, {_size(made.resolution)}, {size(made.size_bytes)}"])
+    return Answer(made_data(made), [f"{made.path}: {made.recipe}, {_size(made.resolution)}, {size(made.size_bytes)}"])
 
 
-def _made_data(made: Any) -> dict[str, Any]:
+def made_data(made: Any) -> dict[str, Any]:
+    """Return what is said of a written artifact as plain data."""
     return {
         "path": str(made.path),
         "recipe": made.recipe,
@@ -142,7 +143,7 @@ def _quantized(found: Any) -> Answer:
     made, before, after = found.exported, found.float_metrics, found.metrics
     drop = before.value - after.value
     data = {
-        **_made_data(made),
+        **made_data(made),
         "part": found.part,
         "verified": found.agreement.verified,
         "max_code_difference": found.agreement.max_code_difference,
@@ -155,11 +156,12 @@ def _quantized(found: Any) -> Answer:
     names = [name for name, value in after.values.items() if value is not None]
     rows = [(name, percent(before.values.get(name)), percent(after.values[name])) for name in names]
     rows.append(("size", size(found.float_size_bytes), size(made.size_bytes)))
-    text = [table(("", ">float32", f">{made.recipe}"), rows), _agreement_line(found.agreement), f"written: {made.path}"]
-    return _unless_verified(data, text, found.agreement)
+    text = [table(("", ">float32", f">{made.recipe}"), rows), agreement_line(found.agreement), f"written: {made.path}"]
+    return unless_verified(data, text, found.agreement)
 
 
-def _agreement_line(agreement: Any) -> str:
+def agreement_line(agreement: Any) -> str:
+    """Return how a file agrees with its reference, in a line."""
     word = "verified" if agreement.verified else "NOT verified"
     difference = f"differs by at most {agreement.max_code_difference} ({agreement.unit})"
     where = f"; first in tensor {agreement.first_difference}" if agreement.first_difference else ""
@@ -167,7 +169,8 @@ def _agreement_line(agreement: Any) -> str:
     return f"{word} on {agreement.n_images} images: {difference}{where}; {same}"
 
 
-def _unless_verified(data: dict[str, Any], text: list[Any], agreement: Any) -> Answer:
+def unless_verified(data: dict[str, Any], text: list[Any], agreement: Any) -> Answer:
+    """Return an answer that fails where a file is not verified."""
     if agreement.verified:
         return Answer(data, text)
     where = f", first in tensor {agreement.first_difference}" if agreement.first_difference else ""
@@ -212,7 +215,7 @@ def verify(
     )
     shared.notes(found.notes)
     answer = {"path": str(found.path), "data": found.data, **to_json(found.agreement)}
-    return _unless_verified(answer, [_agreement_line(found.agreement)], found.agreement)
+    return unless_verified(answer, [agreement_line(found.agreement)], found.agreement)
 
 
 def benchmark(

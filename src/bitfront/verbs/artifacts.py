@@ -23,7 +23,7 @@ from bitfront.registry import load
 from bitfront.sources import Source
 from bitfront.stats.ranges import Observe
 from bitfront.store import atomic_write
-from bitfront.verbs.opening import Opened, untrained, usable_part
+from bitfront.verbs.opening import Opened, usable_part
 
 __all__ = [
     "N_CALIBRATE",
@@ -86,12 +86,12 @@ def write_artifact(engine: Runtime, graph: Graph, plan: Plan, source: Source, pl
     files.save(place.with_suffix(files.SUFFIX), graph, plan)
 
 
-def describe(place: Path, recipe: str, engine: Runtime, opened: Opened, start: float) -> Exported:
-    """Return what is said of an artifact that was begun at ``start`` (``time.monotonic``)."""
-    source = opened.source
+def describe(  # noqa: PLR0917
+    place: Path, recipe: str, engine: Runtime, source: Source, began: float, notes: tuple[str, ...]
+) -> Exported:
+    """Return what is said of an artifact that was begun at ``began`` (``time.monotonic``)."""
     size = (source.input.height, source.input.width)
-    n_bytes, digest, seconds = place.stat().st_size, digest_file(place), time.monotonic() - start
-    notes = (*source.notes, *untrained(source))
+    n_bytes, digest, seconds = place.stat().st_size, digest_file(place), time.monotonic() - began
     return Exported(place, recipe, engine.name, size, n_bytes, digest, seconds, notes)
 
 

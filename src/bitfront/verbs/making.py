@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from bitfront.verbs.artifacts import (
     write_artifact,
 )
 from bitfront.verbs.companions import write_manifest
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, untrained
 from bitfront.verbs.scoring import few_or_all, score_file
 
 __all__ = ["Quantized", "export", "plan_quantization", "quantize"]
@@ -81,7 +81,8 @@ def export(
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     graph, plan = build(recipe, passes.prepare(opened.source.graph()))
     write_artifact(engine, graph, plan, opened.source, place)
-    made = describe(place, recipe, engine, opened, start)
+    notes = (*opened.source.notes, *untrained(opened.source))
+    made = describe(place, recipe, engine, opened.source, start, notes)
     write_manifest(place, manifest_of(made, opened.source, model, data))
     return made
 
@@ -154,8 +155,8 @@ def quantize(
             for path in (twin, place)
         )
         float_size_bytes = twin.stat().st_size
-    made = describe(place, recipe, engine, opened, start)
-    made = replace(made, notes=(*made.notes, *([note] if note else []), *warnings))
+    notes = (*opened.source.notes, *untrained(opened.source), *([note] if note else []), *warnings)
+    made = describe(place, recipe, engine, opened.source, start, notes)
     facts = manifest_of(made, opened.source, model, data)
     write_manifest(place, {**facts, "agreement": to_json(agreement), "metrics": to_json(metrics.values)})
     return Quantized(made, agreement, float_metrics, metrics, float_size_bytes, scored)

@@ -19,7 +19,7 @@ from bitfront.verbs.scoring import score_session
 if TYPE_CHECKING:
     from bitfront.train.options import Epoch, TrainOptions
 
-__all__ = ["TrainPlan", "TrainResult", "plan_training", "train"]
+__all__ = ["TrainPlan", "TrainResult", "plan_training", "train", "train_and_val"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def train(
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     dataset, source = opened.dataset, opened.source
     assert dataset is not None
-    train_name, val_name = _parts(dataset.parts(), opened.info.name)
+    train_name, val_name = train_and_val(dataset.parts(), opened.info.name)
     train_part, train_notes = usable_part(dataset, train_name, cache=cache)
     val_part, val_notes = usable_part(dataset, val_name, cache=cache)
     with torch.random.fork_rng(devices=[]):
@@ -140,7 +140,7 @@ def plan_training(
         raise unknown_name("augmentation", chosen.augment, AUGMENTS)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
-    n_train, n_val = (len(opened.dataset.part(p)) for p in _parts(opened.dataset.parts(), opened.info.name))
+    n_train, n_val = (len(opened.dataset.part(p)) for p in train_and_val(opened.dataset.parts(), opened.info.name))
     source = opened.source
     return TrainPlan(
         resolution=(source.input.height, source.input.width),
@@ -160,7 +160,7 @@ def _out(out: Path | str) -> Path:
     return place
 
 
-def _parts(there: tuple[str, ...], name: str) -> tuple[str, str]:
+def train_and_val(there: tuple[str, ...], name: str) -> tuple[str, str]:
     """Return the parts to train and to validate on. Raises DataError."""
     if "train" not in there:
         raise DataError(f"'{name}' has no train part", hint=f"it has {', '.join(there) or 'nothing'}")

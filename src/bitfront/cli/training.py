@@ -1,0 +1,229 @@
+"""train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from bitfront.cli import units
+from bitfront.cli.console import Answer, Progress, duration, percent, size, table
+from bitfront.cli.making import RuntimeName, agreement_line, made_data, unless_verified
+from bitfront.cli.options import (
+    DataText,
+    DryRun,
+    ModelOptions,
+    ModelText,
+    Seed,
+    Set,
+    Shared,
+    cache_folder,
+    knobs,
+    required,
+    whole,
+)
+from bitfront.cli.steps import metrics_data, metrics_text
+from bitfront.errors import UsageError
+
+__all__ = ["train"]
+
+
+@Parameter(name="*", group="Under a plan")
+@dataclass(frozen=True, kw_only=True)
+class UnderPlan:
+    """Options of quantization-aware training; without a plan or a recipe the training is in floating point."""
+
+    plan: Annotated[
+        str | None,
+        Parameter(
+            help="Train under a plan: its file, a *.reference.safetensors (graph and plan), an artifact that has one "
+            "beside it, or RUN:CANDIDATE."
+        ),
+    ] = None
+    recipe: Annotated[str | None, Parameter(help="Or under a recipe (`bitfront list recipes`).")] = None
+    learn_ranges: Annotated[
+        float | None, Parameter(help="Share of the training after which ranges are learned too, from 0 to below 1.")
+    ] = None
+    runtime: RuntimeName = None
+    part: Annotated[
+        str | None, Parameter(help="What files are scored on [default: the last of train, val, test that exists].")
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the training is under a plan. Raises UsageError for options that would have no effect."""
+        if self.plan is not None or self.recipe is not None:
+            return True
+        for name in ("learn_ranges", "runtime", "part"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} belongs to --plan or --recipe", hint="a checkpoint has no such option"
+                )
+        return False
+
+    def fill(self, shared: Shared) -> dict[str, Any]:
+        """Return what the verb takes, completed from the configuration file. Raises UsageError."""
+        given = shared.fill(runtime=self.runtime, part=self.part, runs=None)
+        texts = {"runtime": given["runtime"] or "", "part": given["part"] or "", "runs": given["runs"] or "runs"}
+        return {"plan": self.plan, "recipe": self.recipe or "", **texts}
+
+
+def train(
+    model: ModelText = None,
+    data: DataText = None,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Checkpoint to write (.safetensors); under a plan the runtime's file.")],
+    under: UnderPlan = UnderPlan(),
+    preset: Annotated[
+        str | None, Parameter(help="Set-up that the other options change: default, thesis_000 or quantized.")
+    ] = None,
+    epochs: Annotated[int | None, whole("Epochs [default: 30; under a plan 8].")] = None,
+    batch_size: Annotated[int | None, whole("Images of a step [default: 8].")] = None,
+    learning_rate: Annotated[
+        float | None, Parameter(help="Rate at the start [default: 0.01; under a plan 0.001].")
+    ] = None,
+    schedule: Annotated[str | None, Parameter(help="cosine, polynomial, step or constant [default: cosine].")] = None,
+    augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
+    patience: Annotated[int | None, whole("Stop after so many epochs without a better score; 0: never.", 0)] = None,
+    time: Annotated[str | None, Parameter(help="Finish cleanly after so long, e.g. 1h.")] = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    set_: Set = None,
+    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    shared: Shared = Shared(),  # noqa: B008 - frozen
+) -> Answer:
+    """Train a model; the epoch that is best on the val part is kept.
+
+    With --plan or --recipe the network is trained as it will be rounded (quantization-aware training), .onnx files
+    too, and written as a file that is verified and scored beside float. After an interruption the same command goes on
+    where it stopped.
+    """
+    given = shared.fill(model=model, data=data, batch_size=batch_size, augment=augment, time=time, seed=seed)
+    of_float = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+    }  # a configuration file means float trainings
+    options = _train_options(
+        preset or ("quantized" if under.given else "default"),
+        {**given, **(of_float if under.given else shared.fill(**of_float))},
+        schedule=schedule,
+        patience=patience,
+    )
+    place = (required(given["model"], "MODEL"), required(given["data"], "DATA"))
+    common = {"options": options, "settings": knobs(set_, shared), **model_options.fill(shared)}
+    if under.given and dry_run:
+        return _planned_under(*place, out, **(common | under.fill(shared)))
+    if dry_run:
+        return _planned(shared, *place, **common)
+    progress = shared.progress()
+    common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "on_epoch": _epochs(progress, options.epochs)}
+    if under.given:
+        from bitfront.verbs.quantized_training import train_quantized
+
+        common |= {"learn_ranges": under.learn_ranges, "progress": progress, **under.fill(shared)}
+        made = train_quantized(*place, out, **common)
+        progress.clear()
+        shared.notes(made.exported.notes)
+        return _trained_under(made)
+    from bitfront.verbs.training import train as run
+
+    found = run(*place, out, **common)
+    progress.clear()
+    shared.notes(found.notes)
+    return _trained(found)
+
+
+def _planned(shared: Shared, model: str, data: str, **common: Any) -> Answer:
+    from bitfront.verbs.training import plan_training
+
+    plan = plan_training(model, data, **common)
+    shared.notes(plan.notes)
+    images = f"{plan.n_train} images to train on, {plan.n_val} to validate on"
+    line = f"{images}, {'x'.join(map(str, plan.resolution))}; {plan.epochs} epochs, {plan.steps} steps"
+    return Answer({"plan": to_plain(plan), "evaluations": plan.epochs}, [line])
+
+
+def _planned_under(model: str, data: str, out: Path, **options: Any) -> Answer:
+    from bitfront.verbs.quantized_training import plan_quantized_training
+
+    plan = plan_quantized_training(model, data, out, **options)
+    return Answer({"plan": plan, "evaluations": plan["epochs"] + 3}, [f"{key}: {value}" for key, value in plan.items()])
+
+
+def _trained(found: Any) -> Answer:
+    data = {
+        "path": str(found.path),
+        "part": found.part,
+        "resolution": list(found.resolution),
+        "seconds": found.seconds,
+        **_curve(found),
+        "metrics": metrics_data(found.metrics),
+    }
+    return Answer(data, [_head(found), *metrics_text(found.metrics), f"written: {found.path}"])
+
+
+def _trained_under(found: Any) -> Answer:
+    made, names = found.exported, ("float_metrics", "before", "metrics")
+    data = {
+        **made_data(made),
+        "plan": str(found.plan),
+        "part": found.part,
+        **_curve(found.trained),
+        "verified": found.agreement.verified,
+        "max_code_difference": found.agreement.max_code_difference,
+        "first_difference": found.agreement.first_difference,
+        "agreement": to_plain(found.agreement),
+        "drop": found.float_metrics.value - found.metrics.value,
+        "float": {"size_bytes": found.float_size_bytes, "metrics": metrics_data(found.float_metrics)},
+        "before": {"metrics": metrics_data(found.before)},
+        "metrics": metrics_data(found.metrics),
+    }
+    scores = [getattr(found, name).values for name in names]
+    rows = [(n, *(percent(v.get(n)) for v in scores)) for n, value in found.metrics.values.items() if value is not None]
+    rows.append(("size", size(found.float_size_bytes), size(made.size_bytes), size(made.size_bytes)))
+    columns = ("", ">float32", f">{made.recipe}", ">trained")
+    text = [_head(found.trained), table(columns, rows), agreement_line(found.agreement), f"written: {made.path}"]
+    return unless_verified(data, text, found.agreement)
+
+
+def _curve(found: Any) -> dict[str, Any]:
+    return {"stopped": found.stopped, "best_epoch": found.best_epoch, "epochs": to_plain(found.epochs)}
+
+
+def _head(found: Any) -> str:
+    n = len(found.epochs)
+    return f"{n} epochs ({found.stopped}) in {duration(found.seconds)}; best: {found.best_epoch + 1}"
+
+
+def to_plain(value: Any) -> Any:
+    """Return a frozen value as JSON data."""
+    from bitfront.record import to_json
+
+    return to_json(value)
+
+
+def _train_options(preset: str, given: dict[str, Any], **more: Any) -> Any:
+    from bitfront.weights import require_torch
+
+    require_torch()
+    from bitfront.train import options as training
+
+    names = {"learning_rate": "rate", "time": "time_limit_seconds"}
+    chosen = {names.get(key, key): value for key, value in {**given, **more}.items() if value is not None}
+    for key in ("model", "data", "seed"):
+        chosen.pop(key, None)
+    if "time_limit_seconds" in chosen:
+        chosen["time_limit_seconds"] = units.seconds(chosen["time_limit_seconds"], "--time")
+    return replace(training.preset(preset), **chosen)
+
+
+def _epochs(progress: Progress, n: int) -> Any:
+    def show(epoch: Any) -> str | None:
+        score = "" if epoch.score is None else f", score {percent(epoch.score)}"
+        progress(f"train: loss {epoch.loss:.4f}{score}, epoch", epoch.index + 1, n)
+        return None
+
+    return show
