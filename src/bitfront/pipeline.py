@@ -21,8 +21,9 @@ from typing import Any
 from bitfront import report
 from bitfront.contracts import Device, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
-from bitfront.fitting.config import RETRAIN, Config
+from bitfront.fitting.config import RETRAIN, BitSearch, Config
 from bitfront.fitting.progress import Progress
+from bitfront.fitting.searching import menu_options
 from bitfront.fitting.space import EFFORTS, RESOLUTION, architectures, choose_recipes
 from bitfront.fitting.stages import Request, Work
 from bitfront.record import Budget, from_json
@@ -33,13 +34,15 @@ from bitfront.store import claim
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import open_both
 
-__all__ = ["Progress", "fit", "plan", "resume"]
+__all__ = ["Progress", "fit", "plan", "resume", "search"]
 
 Report = Callable[[Progress], None]
 DICE = 1.0
 """Weight of the Dice term beside the cross-entropy."""
 DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
 """What is explored when neither model nor data are named: a few minutes on two cores."""
+OBJECTIVE_OF = {"flash": "flash", "ram": "ram"}
+"""Cost of a bit search -> the objective by which its files are judged."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
@@ -68,6 +71,7 @@ def fit(
     threads: int = 1,
     retrain: str = "auto",
     limit: int | None = None,
+    bits: BitSearch | None = None,
     name: str | None = None,
     runs: Path | str = "runs",
     command: str = "",
@@ -99,6 +103,7 @@ def fit(
         threads: threads of the engine.
         retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
         limit: use at most so many images of each part.
+        bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
         name: name of the run (default: model and data).
         runs: folder of the runs.
         command: what the user typed, for the record.
@@ -120,11 +125,61 @@ def fit(
         space={**several, **(space or {})}, settings=fixed, weights=str(weights or ""), preprocess=preprocess,
         recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
-        threads=threads, retrain=retrain, limit=limit,
+        threads=threads, retrain=retrain, limit=limit, bits=bits or BitSearch(),
     )  # fmt: skip
     request = _open(config)
     folder = claim(Path(runs), name or _default_name(config))
     return _work(folder, request, command or f"bitfront fit {model} {data}", progress)
+
+
+def search(
+    model: str,
+    data: str,
+    *,
+    bits: BitSearch | None = None,
+    task: str = "segmentation",
+    reader: str = "",
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    preprocess: str = "",
+    **options: Any,
+) -> Run:
+    """Search the bits of every tensor of one trained network; the front holds files beside float32 and int8.
+
+    Thesis 000, chapters 4 and 5, is ``BitSearch("genetic")``; the default method is ``surrogate``.
+
+    Args:
+        model: catalogue name (with ``weights``), checkpoint, ``.onnx`` file or ``package.module:factory``.
+        data: catalogue name, folder or data YAML; the search scores on its val part, screens on its train part.
+        bits: method, widths, costs and limits.
+        task: what is asked of the network.
+        reader: reader of the data folder, when it is not recognised.
+        settings: knobs, e.g. ``{"resolution": (256, 256)}``.
+        weights: checkpoint for catalogue models and factories.
+        preprocess: how a file that does not say it wants to be fed.
+        **options: further arguments of :func:`fit`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: wrong names, options or widths; a network without weights.
+        DataError: data or model files that cannot be used.
+        Interrupted: stopped by the user; the state is saved, and ``resume`` goes on.
+    """
+    bits = bits or BitSearch("surrogate")
+    if not bits.method:
+        raise UsageError("which method?", hint="`bitfront list methods` names them")
+    menu_options(bits)
+    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
+    source = opened.source
+    fixed = {**(settings or {}), RESOLUTION: (source.input.height, source.input.width)}
+    objectives = ("score", *(OBJECTIVE_OF[cost] for cost in bits.costs if cost in OBJECTIVE_OF))
+    defaults = {"recipes": ("float32", "int8"), "objectives": objectives, "effort": "single", "retrain": "never"}
+    return fit(
+        model, data, task=task, reader=reader, settings=fixed, weights=weights, preprocess=preprocess,
+        bits=replace(bits, n_networks=1), **{**defaults, **options},
+    )  # fmt: skip
 
 
 def resume(path: Path | str, progress: Report | None = None) -> Run:
@@ -182,6 +237,8 @@ def _open(config: Config) -> Request:
     if (config.model, config.data) == (Config().model, Config().data):
         free = {k: v for k, v in DEMO.items() if k not in config.settings}
         config = replace(config, space={**free, **config.space})
+    if config.bits.method:
+        menu_options(config.bits)
     device: Device = load("device", config.device)
     runtime = open_runtime(config.runtime)
     if runtime.name not in device.runtimes:

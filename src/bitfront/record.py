@@ -171,8 +171,10 @@ class Record:
     parameters: int | None = None
     macs: int | None = None
     activation_bytes: int | None = None
+    flash_bytes: int | None = None
+    """Weights, biases and tables packed at the bits of its plan, from the graph: what fixed-point code stores."""
     peak_bytes: int | None = None
-    """Live-memory peak of the activations, from the graph."""
+    """Live-memory peak of the activations at the bits of its plan, from the graph."""
     ram_bytes: int | None = None
     """Measured peak of what opening and running the file adds to a process."""
     train_seconds: float | None = None

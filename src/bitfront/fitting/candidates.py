@@ -22,8 +22,10 @@ from bitfront.graph.count import Counts, count
 from bitfront.graph.ir import Graph
 from bitfront.measure import verify
 from bitfront.quant import recipes
+from bitfront.quant.costs import Costs, bits_of
+from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import RECIPES
-from bitfront.record import Artifact, Candidate, Record, digest_file, from_json
+from bitfront.record import Artifact, Candidate, Record, content_id, digest_file, from_json
 from bitfront.simulate import reference
 from bitfront.stats import ranges
 from bitfront.verbs.scoring import score_session
@@ -136,13 +138,22 @@ def _run_file(shop: Shop, path: Path | None) -> Callable[[NDArray[Any]], NDArray
     return run
 
 
-def make_candidate(network: Network, recipe: str, train_seconds: float | None = None) -> Record:
+def make_candidate(
+    network: Network,
+    recipe: str,
+    train_seconds: float | None = None,
+    *,
+    searched: tuple[Graph, Plan] | None = None,
+) -> Record:
     """Export a network with one recipe, verify the file and score it in its runtime; or read back what was made before.
 
-    The status is ``dominated``; the front is chosen once all records are there. Raises DataError, UsageError.
+    ``searched``: a plan that a search found and its graph; ``recipe`` then is but its name. The status is
+    ``dominated``; the front is chosen once all records are there. Raises DataError, UsageError.
     """
     shop, source = network.shop, network.shop.opened.source
     candidate = network.candidate(recipe)
+    if searched is not None:
+        candidate = replace(candidate, plan=content_id(searched[0].id, searched[1].id)[:12])
     inputs = {
         "candidate": candidate,
         "runtime": shop.runtime.version(),
@@ -155,7 +166,7 @@ def make_candidate(network: Network, recipe: str, train_seconds: float | None = 
     place = f"candidates/{candidate.id}"
 
     def compute() -> Record:
-        return _make(network, candidate, place, train_seconds)
+        return _make(network, candidate, place, train_seconds, searched)
 
     def named(value: Any) -> list[str]:
         path = value["artifact"]["path"]
@@ -164,19 +175,28 @@ def make_candidate(network: Network, recipe: str, train_seconds: float | None = 
     return from_json(Record, shop.db.cached("candidate", inputs, compute, files=named))
 
 
-def _make(network: Network, candidate: Candidate, place: str, train_seconds: float | None) -> Record:
+def _built(network: Network, recipe: str) -> tuple[Graph, Plan]:
+    return recipes.build(
+        recipe,
+        network.graph,
+        network.ranges if RECIPES[recipe].needs_ranges else None,
+        network.calibration,
+        observe=getattr(network.shop.runtime, "observe", None),
+    )
+
+
+def _make(
+    network: Network,
+    candidate: Candidate,
+    place: str,
+    train_seconds: float | None,
+    searched: tuple[Graph, Plan] | None,
+) -> Record:
     shop, source = network.shop, network.shop.opened.source
     start = time.monotonic()
     folder = shop.folder / place
     folder.mkdir(parents=True, exist_ok=True)
-    needs_ranges = RECIPES[candidate.recipe].needs_ranges
-    graph, plan = recipes.build(
-        candidate.recipe,
-        network.graph,
-        network.ranges if needs_ranges else None,
-        network.calibration,
-        observe=getattr(shop.runtime, "observe", None),
-    )
+    graph, plan = searched or _built(network, candidate.recipe)
     path = shop.runtime.export(graph, plan, folder, network.contract, source.output)
     files.save(path.with_suffix(files.SUFFIX), graph, plan)
     agreement = verify.compare(
@@ -194,7 +214,7 @@ def _make(network: Network, candidate: Candidate, place: str, train_seconds: flo
         )
     finally:
         session.close()
-    counts = network.counts
+    counts, costs, bits = network.counts, Costs(graph), bits_of(plan)
     artifact = Artifact(
         path=path.relative_to(shop.folder).as_posix(),
         runtime=shop.runtime.name,
@@ -214,7 +234,8 @@ def _make(network: Network, candidate: Candidate, place: str, train_seconds: flo
         parameters=counts.parameters,
         macs=counts.macs,
         activation_bytes=counts.activation_bytes,
-        peak_bytes=counts.peak_bytes,
+        flash_bytes=int(costs.flash_bytes(bits)),
+        peak_bytes=int(costs.ram_bytes(bits)),
         train_seconds=train_seconds,
         seconds=seconds + (train_seconds or 0.0),
     )

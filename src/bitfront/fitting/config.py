@@ -8,10 +8,35 @@ from typing import Any
 
 from bitfront.record import Budget
 
-__all__ = ["RETRAIN", "Config"]
+__all__ = ["RETRAIN", "BitSearch", "Config"]
 
 RETRAIN = ("auto", "always", "never")
 """Train given weights again: at other sizes than their own, at all sizes, not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class BitSearch:
+    """The search over the bits of every tensor, part of a run."""
+
+    method: str = ""
+    """A name of :data:`bitfront.search.methods.METHODS`; empty: none."""
+    weight_bits: Sequence[int] | None = None
+    """Widths to choose from; ``None``: those of the method."""
+    activation_bits: Sequence[int] | None = None
+    """The same for activations; empty: they stay float32."""
+    costs: Sequence[str] = ("flash",)
+    """What is minimised beside the loss of score: ``flash``, ``ram``, ``cycles``, ``npu``."""
+    evaluations: float | None = None
+    """Full evaluations; ``None``: what the method takes."""
+    time_s: float | None = None
+    rule: str = ""
+    """How integer bits are chosen, ``max`` or ``mse``; empty: as the method does."""
+    equalized: bool | None = None
+    per_channel: bool = False
+    n_members: int = 8
+    """Members of its front that become files."""
+    n_networks: int = 2
+    """Networks of the run that are searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +68,4 @@ class Config:
     threads: int = 1
     retrain: str = "auto"
     limit: int | None = None
+    bits: BitSearch = field(default_factory=BitSearch)

@@ -20,10 +20,22 @@ from bitfront.record import SCHEMA, Budget, Measurement, Record, content_id, to_
 from bitfront.search import front as pareto
 from bitfront.store import atomic_json, atomic_write
 
-__all__ = ["MAX_DROP", "baseline", "choose_front", "deliver", "drop", "pick_names", "twins", "with_latency"]
+__all__ = [
+    "MAX_DROP",
+    "SEARCHED_DROP",
+    "baseline",
+    "choose_front",
+    "deliver",
+    "drop",
+    "pick_names",
+    "twins",
+    "with_latency",
+]
 
 MAX_DROP = 0.01
 """Loss of score against the float32 twin beyond which a recipe is dropped, unless the budget allows more."""
+SEARCHED_DROP = 0.05
+"""The same for what a bit search found: less score for fewer bits is what was asked for."""
 FLOAT = "float32"
 
 
@@ -63,7 +75,7 @@ def drop(records: Sequence[Record], budget: Budget) -> list[Record]:
 
 
 def _judged(record: Record, twin: Record | None, allowed: float) -> Record:
-    reason = _loss(record, twin, allowed)
+    reason = _loss(record, twin, max(allowed, SEARCHED_DROP) if record.candidate.plan else allowed)
     return replace(record, status="dropped", reason=reason) if reason else record
 
 

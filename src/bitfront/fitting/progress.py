@@ -37,6 +37,10 @@ class Clock:
         """Set the forecast of all work that follows."""
         self._total, self._start = total_s, self._now()
 
+    def extend(self, more_s: float) -> None:
+        """Add work that the forecast did not know of."""
+        self._total += more_s
+
     def begin(self, cost_s: float) -> None:
         """Begin a piece of work that is forecast to take so long; the one before is finished."""
         self.end()

@@ -17,7 +17,7 @@ from bitfront.quant.recipes import RECIPES
 from bitfront.record import content_id
 from bitfront.sources import Source
 
-__all__ = ["EFFORTS", "Architecture", "Effort", "architectures", "choose_recipes"]
+__all__ = ["EFFORTS", "RESOLUTION", "Architecture", "Effort", "architectures", "choose_recipes"]
 
 RESOLUTION = "resolution"
 MAX_SIDE = 512
@@ -41,6 +41,7 @@ class Effort:
 
 
 EFFORTS: Mapping[str, Effort] = {
+    "single": Effort(1, 1, (1.0,), ()),
     "entry": Effort(1, 3, (1.0, 0.75, 0.5)),
     "intermediate": Effort(2, 4, (1.0, 0.75, 0.5, 0.375)),
     "expert": Effort(4, 5, (1.0, 0.75, 0.625, 0.5, 0.375, 0.25), ("width", "repeats")),

@@ -21,13 +21,17 @@ from bitfront.fitting.forecast import Forecast, fitted, probe
 from bitfront.fitting.previews import write_previews
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
+from bitfront.fitting.searching import Searched, picked, search_network, summary, worth_searching
 from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, threads_for, train_architecture
+from bitfront.graph.ir import Graph
 from bitfront.measure import memory, timing
 from bitfront.measure.system import system
+from bitfront.quant.plan import Plan
 from bitfront.record import Candidate, Measurement, Record, from_json
 from bitfront.rundb import RunDb
+from bitfront.search.space import Genome
 from bitfront.verbs.opening import Opened
 from bitfront.verbs.scoring import score_session
 
@@ -35,6 +39,8 @@ __all__ = ["Request", "Work"]
 
 log = logging.getLogger(__name__)
 
+SEARCH_SHARE = 0.7
+"""Of the time that is left, the part for bit searches; the rest is for the files that they lead to."""
 TIMING_S = 15.0
 """Wall time of the latency measurement, at least."""
 STOPPING = (SpaceError, Interrupted, BusyError)
@@ -81,6 +87,7 @@ class Work:
         forecast = self.forecast()
         trained = self.train(forecast)
         records = self.candidates(trained, forecast)
+        records += self.search(trained, records)
         self.clock.begin(forecast.fixed_s)
         records = self.time(records)
         self.front(records)
@@ -206,9 +213,11 @@ class Work:
         self.db.put("training", links)
         return records
 
-    def _candidate(self, network: Network, recipe: str, training: Training | None) -> Record:
+    def _candidate(
+        self, network: Network, recipe: str, training: Training | None, searched: tuple[Graph, Plan] | None = None
+    ) -> Record:
         try:
-            record = make_candidate(network, recipe, training.seconds if training else None)
+            record = make_candidate(network, recipe, training.seconds if training else None, searched=searched)
         except STOPPING:
             raise
         except Exception as error:
@@ -216,6 +225,53 @@ class Work:
             self.db.event("failed", f"{record.candidate.label}: {record.reason}")
         self._record(record)
         return record
+
+    # --- bits --------------------------------------------------------------------------------------------------------
+    def search(
+        self, trained: Sequence[tuple[Architecture, Training | None]], records: Sequence[Record]
+    ) -> list[Record]:
+        """Search the bits of the best networks; export, verify and score members of each front."""
+        found: list[Record] = []
+        if not self.config.bits.method:
+            return found
+        told = []
+        chosen = worth_searching(records, trained, self.config.bits.n_networks)
+        for n, (architecture, training) in enumerate(chosen):
+            left = math.inf if self.config.budget.time_s is None else self.config.budget.time_s - self.seconds
+            try:
+                searched = self._search(architecture, training, SEARCH_SHARE * left / (len(chosen) - n))
+            except STOPPING:
+                raise
+            except Exception as error:
+                self.say("search", f"{architecture.label}: {_reason('not searched', error)}")
+                continue
+            files: dict[Genome, str] = {}
+            for member in picked(searched, self.config.bits.n_members):
+                plan = searched.plan(member.genome)
+                self.clock.tell("search", f"{architecture.label} {plan.recipe}")
+                record = self._candidate(searched.network, plan.recipe, training, (searched.graph(plan), plan))
+                files[member.genome] = record.id
+                found.append(record)
+            told.append(summary(searched, files))
+        self.db.put("searches", told)
+        return found
+
+    def _search(self, architecture: Architecture, training: Training | None, time_s: float) -> Searched:
+        if time_s <= 0:
+            raise DataError("the time is up")
+        network = Network(self.shop, architecture, self.db.folder / training.weights if training else None)
+        budget = self.config.budget
+        searched = search_network(
+            network,
+            self.config.bits,
+            floor=budget.min_score,
+            max_drop=budget.max_drop,
+            time_s=None if math.isinf(time_s) else time_s,
+            say=lambda text, share: self.clock.tell("search", f"{architecture.label} {text}", share),
+        )
+        n, front = searched.result.n_evaluations, len(searched.result.front)
+        self.say("search", f"{architecture.label}: {n:.0f} evaluations, {front} on the front of bits")
+        return searched
 
     # --- time, front --------------------------------------------------------------------------------------------------
     def time(self, records: Sequence[Record]) -> list[Record]:

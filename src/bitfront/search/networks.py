@@ -76,7 +76,7 @@ class NetworkEvaluator:
         self.menu, self.space = menu, space
         self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, biases=menu.biases, **options)
         self._scorer = scorer
-        self._n = len(images)
+        self.n_images = len(images)
         self._floats: dict[int, list[NDArray[np.float32]]] = {}
         self.id = content_id(
             menu.graph.id, [(d.tensor, dict(d.formats)) for d in menu.dishes], menu.options, images, identity
@@ -88,7 +88,7 @@ class NetworkEvaluator:
             yield self._evaluate(genome, subset)
 
     def _evaluate(self, genome: Genome, subset: Subset | None) -> Evaluation:
-        compared = frozenset(spread(self._n, N_COMPARED) if subset is None else subset)
+        compared = frozenset(spread(self.n_images, N_COMPARED) if subset is None else subset)
         plan = self.menu.plan(bits_of(self.space, genome))
         is_float = all(bits == FLOAT for bits in genome)
         counts: list[Any] = []
