@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from bitfront.errors import BitfrontError, BusyError, SpaceError, UsageError
 from bitfront.record import to_json
 
-__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "remove_temporaries", "reserve"]
+__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "new_folder", "remove_temporaries", "reserve"]
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written."""
@@ -66,6 +67,40 @@ def io_errors(path: Path) -> Iterator[None]:
                 f"cannot write {path}: {error.strerror}", hint="choose a folder that you may write"
             ) from error
         raise BitfrontError(f"cannot write {path}: {error.strerror}", hint="is the disk in order?") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replaceable: str = "") -> Iterator[Path]:
+    """Give a folder to fill, which becomes ``path`` when all went well and leaves nothing behind otherwise.
+
+    ``path`` must not exist or be empty; with ``replaceable`` a folder that holds a file of that name is replaced.
+    Raises UsageError, SpaceError.
+    """
+    exists = path.exists() or path.is_symlink()
+    if exists and (not path.is_dir() or any(path.iterdir())):
+        if not replaceable:
+            raise UsageError(f"{path} is not empty", hint="name a folder that does not exist yet")
+        if path.is_symlink() or not (path / replaceable).is_file():
+            raise UsageError(f"{path} was not made by this command: it has no {replaceable}", hint="name another one")
+    home = path.resolve()
+    temporary = home.with_name(f".{home.name}.{os.getpid()}{TEMPORARY}")
+    replaced = home.with_name(f".{home.name}.{os.getpid()}.old{TEMPORARY}")
+    with io_errors(path):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    try:
+        yield temporary
+        with io_errors(path):
+            if exists:
+                home.rename(replaced)
+            temporary.rename(home)
+            _sync_folder(home.parent)
+    except BaseException:
+        if replaced.exists() and not home.exists():
+            replaced.rename(home)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@
     val: val/images
     names: [background, carton]  # or {0: background, 1: carton}
     masks_dir: masks             # the mask of .../images/a.jpg is .../masks/a.png
+    labels_dir: labels           # boxes: .../labels/a.txt, one a line: class, centre x y, width, height (shares)
     label_mapping: {7: 0, 8: ignore_label}   # value in the masks -> class; values not named keep their meaning
     ignore_label: 255            # value in the masks that is not scored
     background: 0                # the class that is not an object
@@ -44,7 +45,7 @@ from bitfront.safeyaml import Document, read
 __all__ = ["Described"]
 
 KEYS = (
-    "path", *PARTS, "names", "nc", "masks_dir", "label_mapping", "ignore_label", "background", "mean", "std", "resize",
+    "path", *PARTS, "names", "nc", "masks_dir", "labels_dir", "label_mapping", "ignore_label", "background", "mean", "std", "resize",
     "download",
 )  # fmt: skip
 FILES = ("data.yaml", "data.yml", "dataset.yaml")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,25 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from bitfront import images
+from bitfront.annotations.opening import RECORD
 from bitfront.contracts import IGNORE, DataInfo, Dataset, Sample
 from bitfront.errors import DataError, UsageError
-from bitfront.store import atomic_write
+from bitfront.store import atomic_json, atomic_write, new_folder
 
-__all__ = ["Converted", "convert", "show"]
+__all__ = ["Converted", "Progress", "convert", "description", "show"]
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What :func:`convert` wrote."""
+    """What a conversion wrote."""
 
     path: Path
-    """The data YAML; a DATA argument of every command."""
+    """The data YAML, a DATA argument of every command; of other formats the folder."""
     images: dict[str, int]
     """Part -> number of images."""
+    notes: tuple[str, ...] = ()
 
 
 def show(dataset: Dataset, out: Path, *, part: str = "", n: int = 12, columns: int = 4, seed: int = 0) -> list[str]:
@@ -62,32 +64,39 @@ def _thumbnail(sample: Sample, info: DataInfo, width: int = 320) -> np.ndarray[t
     return images.overlay(image, images.resize(sample.mask, (height, width), "nearest"), info)
 
 
-def convert(dataset: Dataset, out: Path, *, parts: Sequence[str] = (), progress: Progress | None = None) -> Converted:
+def convert(
+    dataset: Dataset,
+    out: Path,
+    *,
+    parts: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
     """Write a dataset as ``out/PART/{images,masks}/*.png`` with ``classes.txt`` and a ``data.yaml``.
 
-    Masks hold class indices, 255 = ignore. Raises UsageError when ``out`` is not empty, DataError, SpaceError.
+    Masks hold class indices, 255 = ignore. Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a
+    conversion made it before), DataError, SpaceError; nothing is left behind then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty", hint="name a folder that does not exist yet")
     counts: dict[str, int] = {}
-    for name in parts or dataset.parts():
-        samples = dataset.part(name)
-        for kind in ("images", "masks"):
-            (out / name / kind).mkdir(parents=True, exist_ok=True)
-        digits = len(str(len(samples)))
-        for index in range(len(samples)):
-            sample = samples[index]
-            file = f"{index:0{digits}d}_{_plain(sample.id)}.png"
-            atomic_write(out / name / "images" / file, images.png(sample.image))
-            if sample.mask is not None:
-                atomic_write(out / name / "masks" / file, images.png(sample.mask))
-            if progress:
-                progress(f"write {name}", index + 1, len(samples))
-        counts[name] = len(samples)
-    atomic_write(out / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
-    path = out / "data.yaml"
-    atomic_write(path, _description(dataset.info, counts))
-    return Converted(path, counts)
+    with new_folder(out, replaceable=RECORD if overwrite else "") as place:
+        for name in parts or dataset.parts():
+            samples = dataset.part(name)
+            for kind in ("images", "masks"):
+                (place / name / kind).mkdir(parents=True)
+            digits = len(str(len(samples)))
+            for index in range(len(samples)):
+                sample = samples[index]
+                file = f"{index:0{digits}d}_{_plain(sample.id)}.png"
+                atomic_write(place / name / "images" / file, images.png(sample.image))
+                if sample.mask is not None:
+                    atomic_write(place / name / "masks" / file, images.png(sample.mask))
+                if progress:
+                    progress(f"write {name}", index + 1, len(samples))
+            counts[name] = len(samples)
+        atomic_write(place / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
+        atomic_write(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
+        atomic_json(place / RECORD, {"source": dataset.info.name, "from": "data", "to": "masks"})
+    return Converted(out / "data.yaml", counts)
 
 
 def _plain(text: str) -> str:
@@ -96,18 +105,23 @@ def _plain(text: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem)[:80]
 
 
-def _description(info: DataInfo, parts: dict[str, int]) -> bytes:
+def description(
+    classes: Sequence[str], background: int | None, parts: Mapping[str, int], *, boxes: bool = False
+) -> bytes:
+    """Return the data YAML of a folder with ``PART/{images,masks}``, and ``PART/labels`` when there are boxes."""
     values = {
         "path": ".",
         **{name: f"{name}/images" for name in parts},
         "masks_dir": "masks",
-        "names": dict(enumerate(info.classes)),
+        **({"labels_dir": "labels"} if boxes else {}),
+        "names": dict(enumerate(classes)),
         "ignore_label": IGNORE,
-        **({} if info.background is None else {"background": info.background}),
+        **({} if background is None else {"background": background}),
     }
     out = io.BytesIO()
     writer: Any = YAML(typ="safe")
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False
+    writer.allow_unicode = True
     writer.dump(values, out)
     return out.getvalue()
