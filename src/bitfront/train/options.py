@@ -81,7 +81,8 @@ PRESETS: Mapping[str, TrainOptions] = {
     "quantized": TrainOptions(epochs=8, rate=1e-3),
 }
 """Whole set-ups by name. ``thesis_000`` is the one that Q-Seg1 and Q-Seg2 were trained with on Cityscapes; images of
-COCO-Stuff were not cropped (``augment="thesis_000_whole"``). ``quantized`` goes on from trained weights under a plan."""
+COCO-Stuff were not cropped (``augment="thesis_000_whole"``). ``quantized`` trains on from trained weights, under a
+plan."""
 
 
 def preset(name: str) -> TrainOptions:

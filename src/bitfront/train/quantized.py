@@ -18,7 +18,13 @@ from bitfront.quant import plan_files
 from bitfront.quant.plan import Plan
 from bitfront.train.loop import Epoch, Trained, TrainOptions, train
 
-__all__ = ["Quantized", "train_under_plan"]
+__all__ = ["Quantized", "check_share", "train_under_plan"]
+
+
+def check_share(learn_ranges: float | None) -> None:
+    """Raise UsageError when the share of a training after which ranges are learned is none."""
+    if learn_ranges is not None and not 0 <= learn_ranges < 1:
+        raise UsageError(f"learn_ranges is {learn_ranges}", hint="a share of the training, from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     plan = plan_files.load(plan, graph) if isinstance(plan, Path) else plan
     if plan.formats and any(node.op == "batch_norm" for node in graph.nodes):
         raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
-    if learn_ranges is not None and not 0 <= learn_ranges < 1:
-        raise UsageError(f"learn_ranges is {learn_ranges}", hint="a share of the training, from 0 to below 1")
+    check_share(learn_ranges)
     n_steps = options.epochs * max(1, len(train_part) // options.batch_size)
     module = GraphModule(graph, plan, learn_ranges_after=None if learn_ranges is None else int(learn_ranges * n_steps))
     header = {"model": "graph", "plan": plan.id}

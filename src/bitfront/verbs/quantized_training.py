@@ -148,9 +148,10 @@ def train_quantized(
         SpaceError: the disk is full.
     """
     from bitfront.train.options import preset
-    from bitfront.train.quantized import train_under_plan
+    from bitfront.train.quantized import check_share, train_under_plan
 
     began = time.monotonic()
+    check_share(learn_ranges)
     options = options or preset("quantized")
     engine = open_runtime(runtime)
     place = artifact_path(out, engine)
