@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitfront.fitting.config import BitSearch as BitSearch
     from bitfront.pipeline import fit as fit
     from bitfront.pipeline import resume as resume
+    from bitfront.pipeline import search as search
     from bitfront.record import Budget as Budget
     from bitfront.run import Run as Run
     from bitfront.sources import open_data as open_data
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from bitfront.verbs.making import quantize as quantize
     from bitfront.verbs.scoring import evaluate as evaluate
     from bitfront.verbs.scoring import predict as predict
+    from bitfront.verbs.statistics import stats as stats
     from bitfront.verbs.training import train as train
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "BitSearch": "fitting.config",
     "Budget": "record",
     "Run": "run",
     "TrainOptions": "train.options",
@@ -42,6 +46,8 @@ _PLACES = {
     "predict": "verbs.scoring",
     "quantize": "verbs.making",
     "resume": "pipeline",
+    "search": "pipeline",
+    "stats": "verbs.statistics",
     "train": "verbs.training",
     "verify": "verbs.checking",
 }

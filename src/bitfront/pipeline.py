@@ -23,7 +23,7 @@ from bitfront.contracts import Device, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, BitSearch, Config
 from bitfront.fitting.progress import Progress
-from bitfront.fitting.searching import menu_options
+from bitfront.fitting.searching import menu_options, usual_evaluations
 from bitfront.fitting.space import EFFORTS, RESOLUTION, architectures, choose_recipes
 from bitfront.fitting.stages import Request, Work
 from bitfront.record import Budget, from_json
@@ -34,7 +34,7 @@ from bitfront.store import claim
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import open_both
 
-__all__ = ["Progress", "fit", "plan", "resume", "search"]
+__all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search"]
 
 Report = Callable[[Progress], None]
 DICE = 1.0
@@ -180,6 +180,23 @@ def search(
         model, data, task=task, reader=reader, settings=fixed, weights=weights, preprocess=preprocess,
         bits=replace(bits, n_networks=1), **{**defaults, **options},
     )  # fmt: skip
+
+
+def plan_search(model: str, data: str, *, bits: BitSearch, **opening: Any) -> dict[str, Any]:
+    """Return what :func:`search` would do, doing nothing. Raises UsageError, DataError."""
+    options = menu_options(bits)
+    opened = open_both(model, data, **opening)
+    assert opened.dataset is not None
+    parts = opened.dataset.parts()
+    return {
+        "method": bits.method,
+        "resolution": [opened.source.input.height, opened.source.input.width],
+        "weight_bits": list(options.weight_bits),
+        "activation_bits": list(options.activation_bits) or "float",
+        "objectives": ["score", *bits.costs],
+        "evaluations": usual_evaluations(bits) or "as thesis 000: 30 + 45 a generation",
+        "scored_on": f"{len(opened.dataset.part('val' if 'val' in parts else parts[0]))} images",
+    }
 
 
 def resume(path: Path | str, progress: Report | None = None) -> Run:

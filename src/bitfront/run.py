@@ -247,7 +247,9 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
     budget = dict(config.get("budget", {}))
     knobs = {**config.get("settings", {}), **config.get("space", {})}
     found = {
-        **{key: value for key, value in config.items() if key not in ("budget", "space", "settings", "recipes")},
+        **{
+            key: value for key, value in config.items() if key not in ("budget", "space", "settings", "recipes", "bits")
+        },
         "max_latency": _with_unit(budget.get("max_latency_ms"), "ms"),
         "max_size": _with_unit(budget.get("max_size_bytes"), "B"),
         "min_score": budget.get("min_score"),
@@ -255,8 +257,14 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
         "time": _with_unit(budget.get("time_s"), "s"),
         "recipe": list(config.get("recipes", ())),
         "set": {key: _knob(key, value) for key, value in knobs.items()},
+        "bits": _bits(config.get("bits", {})),
     }
     return {key: value for key, value in found.items() if value not in (None, "", [], {})}
+
+
+def _bits(bits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bit search, what was not said left out; nothing without a method."""
+    return {key: value for key, value in bits.items() if value not in (None, "")} if bits.get("method") else {}
 
 
 def _with_unit(value: float | None, unit: str) -> str | None:

@@ -31,6 +31,7 @@ BROKEN_PIPE = 141
 COMMANDS = {
     "Fit": {
         "fit": ("bitfront.cli.fitting:fit", "Find the Pareto front of verified artifacts under a budget."),
+        "search": ("bitfront.cli.searching:search", "Choose the bits of every tensor of a trained network."),
         "resume": ("bitfront.cli.fitting:resume", "Go on with an interrupted run."),
         "report": ("bitfront.cli.fitting:report", "Write a run's report again and say where it is."),
         "compare": ("bitfront.cli.fitting:compare", "Set the fronts of several runs side by side."),
@@ -47,6 +48,7 @@ COMMANDS = {
     },
     "Look": {
         "data": ("bitfront.cli.data:app", "Check, show or convert a dataset."),
+        "stats": ("bitfront.cli.searching:stats", "Say what fixed point does to every tensor."),
         "inspect": ("bitfront.cli.looking:inspect", "Count a model's parameters, operations and memory."),
         "list": ("bitfront.cli.looking:list_", "List the models, datasets, runtimes, ... there are."),
         "doctor": ("bitfront.cli.looking:doctor", "Say what works on this machine, and the limits."),

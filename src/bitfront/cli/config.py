@@ -19,6 +19,24 @@ Quantity = str | int | float
 Scalar = bool | int | float | str | None
 
 
+class BitsKeys(BaseModel):
+    """The bit search of ``fit`` and ``search``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    method: str | None = None
+    weight_bits: list[int] | None = None
+    activation_bits: list[int] | None = None
+    costs: list[str] | None = None
+    evaluations: float | int | None = Field(None, gt=0)
+    time_s: float | int | None = Field(None, gt=0)
+    rule: str | None = None
+    equalized: bool | None = None
+    per_channel: bool | None = None
+    n_members: int | None = Field(None, ge=1)
+    n_networks: int | None = Field(None, ge=1)
+
+
 class Config(BaseModel):
     """The keys of ``bitfront.yaml``; each is the command line's option of the same name."""
 
@@ -52,6 +70,7 @@ class Config(BaseModel):
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of everything random")
     name: str | None = Field(None, description="name of the run")
     runs: str | None = Field(None, description="folder of the runs")
+    bits: BitsKeys | None = Field(None, description="bit search of `fit` and `search`: `method: surrogate`, ...")
     set: dict[str, Scalar | list[Scalar | list[int]]] | None = Field(None, description="knobs, `width: 0.25`")
 
 

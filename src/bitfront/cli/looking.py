@@ -21,7 +21,8 @@ def version(*, shared: Shared = Shared()) -> Answer:  # noqa: B008 - frozen
 
 def list_(
     what: Annotated[
-        str | None, Parameter(help="models, datasets, tasks, runtimes, devices, objectives, recipes.")
+        str | None,
+        Parameter(help="models, datasets, tasks, runtimes, devices, objectives, trackers, recipes or methods."),
     ] = None,
     /,
     *,

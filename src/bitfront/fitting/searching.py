@@ -39,6 +39,7 @@ __all__ = [
     "picked",
     "search_network",
     "summary",
+    "usual_evaluations",
     "worth_searching",
 ]
 
@@ -169,7 +170,7 @@ def search_network(
     evaluator = _evaluator(network, menu, space, shop.parts["val"], MAX_IMAGES)
     costs = tuple(_cost(name, menu, space) for name in bits.costs)
     limits = [s for s in (bits.time_s, time_s) if s is not None]
-    limit = Limit(bits.evaluations or _usual(bits.method), min(limits, default=None))
+    limit = Limit(usual_evaluations(bits), min(limits, default=None))
     folder = shop.folder / "search"
     with Journal(folder, evaluator.id, space.id) as journal:
         evaluations = Evaluations(
@@ -225,8 +226,11 @@ def _held_out(network: Network, menu: Menu, space: Space) -> Callable[[Sequence[
     return scores
 
 
-def _usual(method: str) -> float | None:
-    return None if method in THESIS_METHODS else DEFAULT_EVALUATIONS
+def usual_evaluations(bits: BitSearch) -> float | None:
+    """Return the limit of full evaluations; ``None`` where the method has an end of its own."""
+    if bits.evaluations is not None:
+        return bits.evaluations
+    return None if bits.method in THESIS_METHODS else DEFAULT_EVALUATIONS
 
 
 def _cost(name: str, menu: Menu, space: Space) -> Cost:

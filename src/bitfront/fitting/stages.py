@@ -21,7 +21,7 @@ from bitfront.fitting.forecast import Forecast, fitted, probe
 from bitfront.fitting.previews import write_previews
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
-from bitfront.fitting.searching import Searched, picked, search_network, summary, worth_searching
+from bitfront.fitting.searching import Searched, picked, search_network, summary, usual_evaluations, worth_searching
 from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, threads_for, train_architecture
@@ -39,6 +39,8 @@ __all__ = ["Request", "Work"]
 
 log = logging.getLogger(__name__)
 
+EVALUATION_SHARE, THESIS_EVALUATIONS = 0.1, 4530
+"""Time of a simulated evaluation in that of making and scoring a file, for the forecast; evaluations of thesis 000."""
 SEARCH_SHARE = 0.7
 """Of the time that is left, the part for bit searches; the rest is for the files that they lead to."""
 TIMING_S = 15.0
@@ -87,7 +89,7 @@ class Work:
         forecast = self.forecast()
         trained = self.train(forecast)
         records = self.candidates(trained, forecast)
-        records += self.search(trained, records)
+        records += self.search(trained, records, forecast)
         self.clock.begin(forecast.fixed_s)
         records = self.time(records)
         self.front(records)
@@ -228,7 +230,7 @@ class Work:
 
     # --- bits --------------------------------------------------------------------------------------------------------
     def search(
-        self, trained: Sequence[tuple[Architecture, Training | None]], records: Sequence[Record]
+        self, trained: Sequence[tuple[Architecture, Training | None]], records: Sequence[Record], forecast: Forecast
     ) -> list[Record]:
         """Search the bits of the best networks; export, verify and score members of each front."""
         found: list[Record] = []
@@ -237,6 +239,11 @@ class Work:
         told = []
         chosen = worth_searching(records, trained, self.config.bits.n_networks)
         for n, (architecture, training) in enumerate(chosen):
+            file_s = forecast.candidate_s.get(architecture.id, 0.0)
+            n_evaluations = usual_evaluations(self.config.bits) or THESIS_EVALUATIONS
+            pieces = [EVALUATION_SHARE * n_evaluations * file_s, *[file_s] * self.config.bits.n_members]
+            self.clock.extend(sum(pieces))
+            self.clock.begin(pieces[0])
             left = math.inf if self.config.budget.time_s is None else self.config.budget.time_s - self.seconds
             try:
                 searched = self._search(architecture, training, SEARCH_SHARE * left / (len(chosen) - n))
@@ -248,6 +255,7 @@ class Work:
             files: dict[Genome, str] = {}
             for member in picked(searched, self.config.bits.n_members):
                 plan = searched.plan(member.genome)
+                self.clock.begin(file_s)
                 self.clock.tell("search", f"{architecture.label} {plan.recipe}")
                 record = self._candidate(searched.network, plan.recipe, training, (searched.graph(plan), plan))
                 files[member.genome] = record.id

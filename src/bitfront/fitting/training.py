@@ -77,6 +77,7 @@ def train_architecture(
     """
     source = shop.opened.source
     given = source.weights_for(architecture.options, architecture.size)
+    given = given or source.backbone_for(architecture.options)
     origin = digest_file(start) if start else given.sha256 if given else ""
     inputs = {
         "source": source.digest,

@@ -29,8 +29,9 @@ LISTED = {
     "objectives": "objective",
     "trackers": "tracker",
     "recipes": "",
+    "methods": "",
 }
-"""Word of ``bitfront list`` -> kind of plug-in; recipes are no plug-ins."""
+"""Word of ``bitfront list`` -> kind of plug-in; recipes and methods of bit searches are no plug-ins."""
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "safetensors", "pydantic", "ruamel.yaml", "torch")
 
@@ -46,6 +47,10 @@ def catalogue(what: str) -> dict[str, str]:
         from bitfront.quant.recipes import RECIPES
 
         return {name: recipe.description for name, recipe in RECIPES.items()}
+    if what == "methods":
+        from bitfront.search.methods import METHODS
+
+        return {name: method.description for name, method in METHODS.items()}
     kind = LISTED[what]
     return {name: _description(kind, name) for name in names(kind)}
 
