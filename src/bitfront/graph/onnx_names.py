@@ -60,9 +60,9 @@ def expand(model: onnx.ModelProto) -> None:
             full[node.output[0]] = node.name
             taken.add(node.name)
     for node in graph.node:
-        codes = full.get(node.input[0], "")
-        if node.op_type == "DequantizeLinear" and codes.endswith("@codes") and node.output[0].startswith(_SHORT):
-            name = codes.removesuffix("@codes")
+        name, _, tag = full.get(node.input[0], "").rpartition("@")
+        dequantizes = node.op_type == "DequantizeLinear" and tag in ("codes", "shifted")
+        if dequantizes and node.output[0].startswith(_SHORT):
             full[node.output[0]] = f"{name}@values" if name in taken else name
     for tensor in graph.initializer:
         if tensor.name.startswith(_SHORT) and (name := _role(graph, tensor.name)) and name not in taken:

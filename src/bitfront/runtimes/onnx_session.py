@@ -59,7 +59,8 @@ class OnnxSession:
         return self._run(self._engine, images, [self._output])[0]
 
     def trace(self, images: NDArray[np.float32], optimized: bool = True) -> dict[str, NDArray[Any]]:
-        """Return every inner tensor that the file names: codes of quantized tensors, values of the others.
+        """Return every inner tensor that the file names: codes of quantized tensors (as the plan has them, wherever
+        their zero is in the file), values of the others.
 
         The model is opened once more with all tensors as outputs. ONNX Runtime still fuses Conv, QuantizeLinear and
         their like, so integer kernels are those of :meth:`run`; ``optimized=False`` switches all fusion off.
@@ -69,14 +70,17 @@ class OnnxSession:
 
         model = onnx_file.load_model(self.path)
         onnx_names.expand(model)
-        tensors = onnx_trace.expose(model)
+        tensors, shifts = onnx_trace.expose(model), onnx_trace.shifts(model)
         settings = options(self.threads, optimized, signed=self._is_ours)
         opened = _start(model.SerializeToString(), str(self.path), settings)
         try:
             values = self._run(opened, images, [source for source, _ in tensors])
         finally:
             del opened
-        return {name: value for (_, name), value in zip(tensors, values, strict=True)}
+        return {
+            name: value if source not in shifts else value.astype(np.int16) - np.int16(shifts[source])
+            for (source, name), value in zip(tensors, values, strict=True)
+        }
 
     def close(self) -> None:
         """Free the engine."""

@@ -2,13 +2,19 @@
 
 Around a tensor ``t`` with an integer format stand ``t@float`` (what its operator computes), ``t@codes`` and ``t`` (the
 value of the codes); one in half precision is ``t@half``, and ``t`` where single precision is asked for.
+
+Signed fixed-point activations of up to 8 bits are stored as ``t@shifted``: unsigned, half their range added, the zero
+point there. They stand for the same values, and ONNX Runtime's integer kernels on x86 want unsigned activations.
+
+Constants of up to 4 or 2 bits are stored in 4 or 2, and cast to 8 where the file is opened: integer kernels take no
+narrower weights, but the cast of a constant is done once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +25,16 @@ from onnx import TensorProto, helper, numpy_helper
 from bitfront.contracts import InputContract
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Affine, Float16, integer
+from bitfront.quant.formats import Affine, Float16, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate.reference import bias_codes
 
 __all__ = ["TensorWriter", "code_bounds", "codes_name"]
+
+PACKED = {2: TensorProto.INT2, 4: TensorProto.INT4}
+"""Bits -> the type that holds signed constants, two or four codes a byte."""
+PACKED_FROM = 256
+"""Elements from which packing saves more bytes than the cast takes."""
 
 _INPUT_TYPES = {
     "float32": TensorProto.FLOAT,
@@ -34,7 +45,7 @@ _INPUT_TYPES = {
 
 
 def codes_name(tensor: str) -> str:
-    """Return the name that the codes of a tensor have in the file."""
+    """Return the name that the codes of a tensor have in the file, as its plan has them."""
     return f"{tensor}@codes"
 
 
@@ -46,6 +57,8 @@ class TensorWriter:
     plan: Plan
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
+    narrowest: int = 8
+    """Bits of the narrowest type among the initializers."""
     _written: set[str] = field(default_factory=set)
     _values: dict[str, str] = field(default_factory=dict)
     """Name in the file of a graph input's values, where that is not its own."""
@@ -70,8 +83,20 @@ class TensorWriter:
         return name
 
     def affine(self, tensor: str) -> Affine | None:
-        """The integer format of a tensor, ``None`` for floats."""
-        return integer(self.plan.formats.get(tensor))
+        """The integer format of a tensor in the file, ``None`` for floats."""
+        form = integer(self.plan.formats.get(tensor))
+        if form is None or not self.is_shifted(tensor):
+            return form
+        return replace(form, signed=False, zero_point=(-form.low,))
+
+    def is_shifted(self, tensor: str) -> bool:
+        """Whether the codes in the file are unsigned, half the range above those of the plan."""
+        form = self.plan.formats.get(tensor)
+        return isinstance(form, Qmn) and form.signed and form.bits <= 8 and tensor not in self.graph.constants
+
+    def codes(self, tensor: str) -> str:
+        """Name of a tensor's codes in the file."""
+        return f"{tensor}@shifted" if self.is_shifted(tensor) else codes_name(tensor)
 
     def is_half(self, tensor: str) -> bool:
         """Whether a tensor is held in half precision."""
@@ -112,9 +137,19 @@ class TensorWriter:
             self.constant(tensor, value)
         elif tensor not in self._written:
             self._written.add(tensor)
-            codes = self.constant(codes_name(tensor), form.encode(value).astype(self.dtype(form, tensor)))
+            codes = self._store_codes(tensor, form.encode(value), form)
             axis = {} if form.axis is None else {"axis": form.axis}
             self.emit("DequantizeLinear", [codes, *self.parameters(form, tensor)], tensor, **axis)
+
+    def _store_codes(self, tensor: str, codes: NDArray[np.int64], form: Affine) -> str:
+        """Store the codes of a constant in the narrowest type; returns the name of their 8 or 16 bits."""
+        name, dtype = codes_name(tensor), self.dtype(form, tensor)
+        bits = next((b for b in PACKED if form.bits <= b), 0)
+        if not bits or not form.signed or codes.size < PACKED_FROM:
+            return self.constant(name, codes.astype(dtype))
+        self.narrowest = min(self.narrowest, bits)
+        packed = codes.astype(helper.tensor_dtype_to_np_dtype(PACKED[bits]))
+        return self.emit("Cast", [self.constant(f"{name}@packed", packed)], name, to=TensorProto.INT8)
 
     def read_bias(self, node: Node) -> str:
         """Return a bias: int32 codes at the accumulator's scale where input and weight are integers."""
@@ -145,7 +180,7 @@ class TensorWriter:
 
     def _quantize(self, tensor: str, raw: str, form: Affine, clip: Sequence[float] | None) -> None:
         low, high = code_bounds(form, clip)
-        dtype, name = self.dtype(form, tensor), codes_name(tensor)
+        dtype, name = self.dtype(form, tensor), self.codes(tensor)
         limits = np.iinfo(dtype)
         scale, zero = self.parameters(form, tensor)
         if (low, high) == (limits.min, limits.max):
@@ -165,14 +200,14 @@ class TensorWriter:
         assert form is not None
         dtype = self.dtype(form, tensor)
         bounds = [self.constant(f"{tensor}@{end}", np.array(v, dtype)) for end, v in (("low", low), ("high", high))]
-        self.emit("Clip", [source, *bounds], codes_name(tensor))
+        self.emit("Clip", [source, *bounds], self.codes(tensor))
 
     def dequantize(self, tensor: str) -> None:
         """Make the values of a tensor whose codes are written."""
         form = self.affine(tensor)
         assert form is not None
         name = f"{tensor}@value" if tensor in self.graph.inputs else tensor
-        self.emit("DequantizeLinear", [codes_name(tensor), *self.parameters(form, tensor)], name)
+        self.emit("DequantizeLinear", [self.codes(tensor), *self.parameters(form, tensor)], name)
 
     def _clip_values(self, source: str, target: str, clip: Sequence[float], half: bool) -> None:
         low, high = clip

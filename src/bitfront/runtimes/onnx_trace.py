@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
-__all__ = ["declare", "expose"]
+__all__ = ["declare", "expose", "shifts"]
 
-_HELD = ("codes", "half")
-"""``t@codes`` and ``t@half`` are what a tensor ``t`` is held as, and stand before ``t``; see
+_HELD = ("codes", "shifted", "half")
+"""``t@codes``, ``t@shifted`` and ``t@half`` are what a tensor ``t`` is held as, and stand before ``t``; see
 :mod:`bitfront.runtimes.onnx_writer`."""
 
 
@@ -32,7 +32,10 @@ def expose(model: onnx.ModelProto) -> list[tuple[str, str]]:
     for node in model.graph.node:
         name = node.output[0]
         tensor, _, tag = name.rpartition("@")
-        if node.input[0] in constants or (tag == "half" and tensor in inputs):
+        if all(source in constants for source in node.input if source):
+            constants.add(name)
+            continue
+        if tag == "half" and tensor in inputs:
             continue
         if tag in _HELD:
             shown.setdefault(tensor, name)
@@ -40,3 +43,13 @@ def expose(model: onnx.ModelProto) -> list[tuple[str, str]]:
             shown.setdefault(name, name)
     declare(model, list(shown.values()))
     return [(name, tensor) for tensor, name in shown.items()]
+
+
+def shifts(model: onnx.ModelProto) -> dict[str, int]:
+    """Return name in the file -> how far the codes there lie above those of the plan, of all ``t@shifted``."""
+    values = {initializer.name: initializer for initializer in model.graph.initializer}
+    return {
+        node.input[0]: int(numpy_helper.to_array(values[node.input[2]]))
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith("@shifted")
+    }

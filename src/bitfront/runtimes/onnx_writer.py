@@ -29,6 +29,8 @@ OPSET, IR_VERSION = 18, 8
 """Resize with ``axes``, beside a free batch."""
 OPSET_WIDE, IR_VERSION_WIDE = 21, 10
 """16-bit QuantizeLinear."""
+VERSIONS = {2: (25, 13), 4: (21, 10), 8: (18, 8)}
+"""Bits of the narrowest initializer -> opset and version of the file that know them."""
 BLOCK = 16
 """Channels that ONNX Runtime's blocked kernels (NCHWc) take together; fewer are padded, at up to 16 times the cost."""
 
@@ -66,11 +68,14 @@ def write(
     for node in graph.nodes:
         writer.add(node)
     outputs = [writer.write_output(name, batch) for name in graph.outputs]
+    opset, ir_version = next(v for bits, v in VERSIONS.items() if bits >= writer.narrowest)
+    if writer.wide:
+        opset, ir_version = max(opset, OPSET_WIDE), max(ir_version, IR_VERSION_WIDE)
     proto = helper.make_graph(writer.nodes, "bitfront", inputs, outputs, initializer=writer.initializers)
     model = helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET_WIDE if writer.wide else OPSET)],
-        ir_version=IR_VERSION_WIDE if writer.wide else IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
         producer_name="bitfront",
     )
     for key in sorted(metadata):
@@ -108,14 +113,14 @@ class _Writer(TensorWriter):
         if held is None or held.bits > 8 or source in self.graph.constants:
             self._quantize(target, self.read(source), form, clip)
         elif form == held:
-            self.clip_codes(codes_name(source), target, *code_bounds(form, clip))
+            self.clip_codes(self.codes(source), target, *code_bounds(form, clip))
             self.dequantize(target)
         else:  # an idle Clip of the codes: without it ONNX Runtime merges the two formats into one
             dtype, raw = self.dtype(held, source), f"{target}@float"
             ends = [
                 self.constant(f"{raw}@{e}", np.array(v, dtype)) for e, v in (("low", held.low), ("high", held.high))
             ]
-            idle = self.emit("Clip", [codes_name(source), *ends], f"{raw}@source")
+            idle = self.emit("Clip", [self.codes(source), *ends], f"{raw}@source")
             self.emit("DequantizeLinear", [idle, *self.parameters(held, source)], raw)
             self._quantize(target, raw, form, clip)
 
@@ -245,12 +250,31 @@ class _Writer(TensorWriter):
     def _add_interpolation(self, node: Node, source: str, raw: str) -> None:
         """Both axes as products with matrices of 7-bit weights: exact in single precision, as the contract has it."""
         _, _, *size = self.graph.tensors[node.inputs[0]].shape
-        matrices = (
-            fixed_point.interpolation_matrix(a, b, node["coordinates"]) for a, b in zip(size, node["size"], strict=True)
+        rows, columns = (
+            self._interpolation_matrix(a, b, node["coordinates"]) for a, b in zip(size, node["size"], strict=True)
         )
-        rows, columns = next(matrices), np.ascontiguousarray(next(matrices).T)
-        lines = self.emit("MatMul", [self.constant(f"{raw}@rows", rows), source], f"{raw}@lines")
-        self.emit("MatMul", [lines, self.constant(f"{raw}@columns", columns)], raw)
+        if f"{columns}@transposed" not in self._written:
+            self._written.add(self.emit("Transpose", [columns], f"{columns}@transposed", perm=[1, 0]))
+        lines = self.emit("MatMul", [rows, source], f"{raw}@lines")
+        self.emit("MatMul", [lines, f"{columns}@transposed"], raw)
+
+    def _interpolation_matrix(self, n_in: int, n_out: int, coordinates: str) -> str:
+        """Matrix ``(n_out, n_in)`` of weights: max(0, 1 - |position - pixel|), exact, and made once, on opening.
+
+        Stored in full, two matrices would take more bytes than the weights of a small network.
+        """
+        name = f"@{coordinates}_{n_in}_{n_out}"
+        if name not in self._written:
+            self._written.add(name)
+            first, weight = fixed_point.interpolation(n_in, n_out, coordinates)
+            positions = (first + weight / 2**fixed_point.WEIGHT_BITS).astype(np.float32).reshape(-1, 1)
+            pixels = self.constant(f"@pixels_{n_in}", np.arange(n_in, dtype=np.float32).reshape(1, -1))
+            one = self.constant("@one", np.array(1, np.float32))
+            self.emit("Sub", [self.constant(f"{name}@positions", positions), pixels], f"{name}@offsets")
+            self.emit("Abs", [f"{name}@offsets"], f"{name}@distances")
+            self.emit("Sub", [one, f"{name}@distances"], f"{name}@signed")
+            self.emit("Relu", [f"{name}@signed"], name)
+        return name
 
     def _add_resize(self, node: Node, source: str, raw: str) -> None:
         if node["mode"] == "linear" and self._is_fixed_point(node):
