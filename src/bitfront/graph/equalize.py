@@ -1,29 +1,34 @@
-"""Cross-layer equalization: give the channels between two layers equal weight ranges, without changing the network.
+"""Cross-layer equalization: give the channels between layers equal weight ranges, without changing the network.
 
 Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.1.
 Layers ``y = f(W1 x + b1)`` and ``W2 y`` compute the same as ``W1 / s``, ``b1 / s`` and ``W2 s``, per channel of ``y``,
-for any ``s > 0`` when ``f(s y) = s f(y)``. With ``s_i = sqrt(r1_i / r2_i)``, where r is the largest absolute weight of
-the channel in each layer, both become ``sqrt(r1_i r2_i)``: one scale for a whole tensor then wastes the fewest codes.
+for any ``s > 0`` when ``f(s y) = s f(y)``. One scale for a whole tensor then wastes fewer codes.
 
-A finite upper clip (ReLU6) is not homogeneous, and a clip per channel is no operator of the graph: such links are left
-alone, as are tensors with a reader that is neither a convolution nor a dense layer (residual sums, concatenations),
-and layers that share a weight.
+The paper treats plain chains. Here channels that an operator forces to have one scale (the summands of a residual sum,
+a map read by several layers, both ends of a pool) share it: with ``r1`` the largest range that any producer gives a
+channel and ``r2`` the largest that any reader does, each relative to the range of its whole tensor, every channel gets
+``s = sqrt(r1 / r2)``. In a plain chain that is the paper's rule, but for one factor common to all channels.
+
+A finite upper clip (ReLU6) is not homogeneous. Channels that never reach it may be scaled as long as they still do not;
+where they are not known, the whole tensor stays as it is, as do inputs, outputs and whatever an operator reads that no
+scale passes (sigmoid, products of two maps), and weights that layers share.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitfront.graph.channels import Channels
 from bitfront.graph.ir import Graph, Node
 
-__all__ = ["Link", "equalize", "links"]
+__all__ = ["Group", "Side", "equalize", "groups"]
 
 LIMIT = 2.0**8
 """A channel is scaled by no more than this: one with hardly any weights has no range to balance, but it may have a
@@ -31,99 +36,149 @@ bias, which grows by the same factor."""
 MAX_SWEEPS = 100
 CONVERGED = 1e-4
 """Largest change of a logarithmic scale in the last sweep."""
+HEADROOM = 1.1
+"""Channels below a clip stay below it by this factor: calibration has not seen everything."""
 
-_PER_CHANNEL = frozenset(["average_pool", "max_pool", "global_average_pool", "resize", "leaky_relu", "identity"])
-"""Operators that commute with a positive scale per channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A layer and the layers that alone read its channels."""
-
-    source: Node
-    targets: tuple[Node, ...]
+Floats = NDArray[np.float64]
 
 
-def links(graph: Graph) -> tuple[Link, ...]:
-    """Return the links of a prepared graph that can be equalized, in execution order."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """One layer at a group, and the scale of each of its output (or input) channels there: ``(c,)`` positions."""
+
+    node: Node
+    scales: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Tensors whose channels have common scales, the layers that compute them, and the layers that read them."""
+
+    tensors: tuple[str, ...]
+    floors: Floats
+    """``(n,)`` how small each scale may become; 0: any. Not a number: it stays 1."""
+    sources: tuple[Side, ...]
+    targets: tuple[Side, ...]
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """``(n,)`` which scales may change."""
+        return np.isfinite(self.floors)
+
+
+def groups(graph: Graph, peaks: Mapping[str, NDArray[Any]] | None = None) -> tuple[Group, ...]:
+    """Return what can be equalized in a prepared graph, in execution order; ``peaks`` as for :func:`equalize`."""
+    return _groups(graph, _tie(graph, peaks or {}))
+
+
+def equalize(graph: Graph, peaks: Mapping[str, NDArray[Any]] | None = None) -> Graph:
+    """Return a graph that computes the same, with equal weight ranges on both sides of every channel.
+
+    Args:
+        graph: one whose BatchNorm is folded.
+        peaks: tensor with a finite upper clip -> ``(c,)`` the largest values of its channels before the clip, as
+            :mod:`bitfront.quant.clips` finds them. Channels that stay below the clip are then equalized too.
+    """
+    found = groups(graph, peaks)
+    sides = [side for group in found for side in (*group.sources, *group.targets)]
+    reach = {side.node.name: _reach(side.node, graph) for side in sides}
+    totals = [np.ones(group.floors.size) for group in found]
+    for _ in range(MAX_SWEEPS):
+        change = max((_balance(g, reach, total) for g, total in zip(found, totals, strict=True)), default=0.0)
+        if change < CONVERGED:
+            break
+    return graph.with_constants(_scaled(graph, found, totals))
+
+
+# --- which channels have a scale of their own ------------------------------------------------------------------------
+def _tie(graph: Graph, peaks: Mapping[str, NDArray[Any]]) -> Channels:
     uses = Counter(name for node in graph.nodes for name in node.inputs if name in graph.constants)
-    found = []
+    channels = Channels(graph)
     for node in graph.nodes:
-        if _owns_weights(node, graph, uses) and _homogeneous(node.attributes.get("clip")):
-            targets = _targets(node.output, readers, graph)
-            if targets and all(_owns_weights(t, graph, uses) for t in targets):
-                found.append(Link(node, tuple(targets)))
+        if not _owns_weights(node, graph, uses) and node.op in ("conv", "dense"):
+            channels.fix(node.inputs[0])
+            channels.fix(node.output)
+        clip = (node["lo"], node["hi"]) if node.op == "clip" else node.attributes.get("clip")
+        if clip is None or _homogeneous(clip):
+            continue
+        peak = peaks.get(node.output)
+        if clip[0] in (0, -math.inf) and peak is not None:
+            channels.bound(node.output, HEADROOM * np.asarray(peak, np.float64) / clip[1])
+        else:
+            channels.fix(node.output)
+    return channels
+
+
+def _groups(graph: Graph, channels: Channels) -> tuple[Group, ...]:
+    layers = [node for node in graph.nodes if node.op in ("conv", "dense") and node.inputs[1] in graph.constants]
+    found = []
+    for tensors in channels.components():
+        scales, floors = channels.scales(tensors)
+        sources = tuple(Side(n, scales[n.output]) for n in layers if n.output in scales)
+        targets = tuple(Side(n, scales[n.inputs[0]]) for n in layers if n.inputs[0] in scales)
+        for sides in (sources, targets):
+            floors[np.setdiff1d(np.arange(floors.size), [i for side in sides for i in side.scales])] = np.nan
+        if np.isfinite(floors).any():
+            found.append(Group(tensors, floors, sources, targets))
     return tuple(found)
 
 
-def equalize(graph: Graph) -> Graph:
-    """Return a graph that computes the same, with equal weight ranges on both sides of every link.
-
-    ``graph`` has its BatchNorm folded. Sweeps over all links until no scale changes.
-    """
-    chain = links(graph)
-    names = {n for link in chain for node in (link.source, *link.targets) for n in node.inputs[1:]}
-    weights = {n: graph.constants[n].astype(np.float64) for n in names}
-    totals = [np.ones(graph.constants[link.source.inputs[1]].shape[0]) for link in chain]
-    for _ in range(MAX_SWEEPS):
-        change = max((_balance(link, weights, total) for link, total in zip(chain, totals, strict=True)), default=0.0)
-        if change < CONVERGED:
-            break
-    return graph.with_constants({n: w.astype(np.float32) for n, w in weights.items()})
-
-
-def _targets(tensor: str, readers: Mapping[str, list[Node]], graph: Graph) -> list[Node]:
-    """Return the layers that read ``tensor``, through operators that let a scale pass; empty if anything else does."""
-    if tensor in graph.outputs:
-        return []
-    found: list[Node] = []
-    for node in readers.get(tensor, []):
-        if node.op in ("conv", "dense") and tensor == node.inputs[0]:
-            found.append(node)
-            continue
-        passes = node.op in _PER_CHANNEL or (node.op == "clip" and _homogeneous((node["lo"], node["hi"])))
-        further = _targets(node.output, readers, graph) if passes else []
-        if not further:
-            return []
-        found += further
-    return found
-
-
 def _homogeneous(clip: Any) -> bool:
-    return clip is None or (clip[0] in (0, -math.inf) and clip[1] == math.inf)
+    return clip[0] in (0, -math.inf) and clip[1] == math.inf
 
 
 def _owns_weights(node: Node, graph: Graph, uses: Counter[str]) -> bool:
     return node.op in ("conv", "dense") and all(n in graph.constants and uses[n] == 1 for n in node.inputs[1:])
 
 
-def _balance(link: Link, weights: dict[str, NDArray[np.float64]], total: NDArray[np.float64]) -> float:
-    """Equalize one link in place; return the largest absolute log scale. ``total``: product of its scales so far."""
-    source = link.source
-    first = np.abs(_rows(weights[source.inputs[1]])).max(1)
-    second = np.max([np.abs(_columns(t, weights[t.inputs[1]])).max((1, 3)).ravel() for t in link.targets], axis=0)
-    alive = (first > 0) & (second > 0)
-    scale = np.sqrt(np.where(alive, first, 1.0) / np.where(alive, second, 1.0))
-    scale = np.clip(total * scale, 1 / LIMIT, LIMIT) / total
+# --- balancing -------------------------------------------------------------------------------------------------------
+def _reach(node: Node, graph: Graph) -> Floats:
+    """Return the largest absolute weight of every kernel: (groups, output channels, input channels of a group)."""
+    reach: Floats = np.abs(_kernels(node, graph.constants[node.inputs[1]].astype(np.float64))).max(3)
+    return reach
+
+
+def _balance(group: Group, reach: Mapping[str, Floats], total: Floats) -> float:
+    """Equalize one group in place; return the largest absolute log scale. ``total``: product of its scales so far."""
+    made, read = np.zeros(total.size), np.zeros(total.size)
+    for side in group.sources:
+        np.maximum.at(made, side.scales, _relative(reach[side.node.name].max(2).ravel()))
+    for side in group.targets:
+        np.maximum.at(read, side.scales, _relative(reach[side.node.name].max(1).ravel()))
+    alive = group.free & (made > 0) & (read > 0)
+    scale = np.sqrt(np.where(alive, made, 1.0) / np.where(alive, read, 1.0))
+    lowest = np.fmax(group.floors, 1 / LIMIT)
+    scale = np.where(alive, np.clip(total * scale, lowest, LIMIT) / total, 1.0)
     total *= scale
-    for name in source.inputs[1:]:
-        weights[name] /= scale.reshape(-1, *[1] * (weights[name].ndim - 1))
-    for target in link.targets:
-        columns = _columns(target, weights[target.inputs[1]])
-        columns *= scale.reshape(columns.shape[0], 1, -1, 1)  # a view: changes the weight itself
+    for side in group.sources:
+        kernels = reach[side.node.name]
+        kernels /= scale[side.scales].reshape(kernels.shape[0], -1, 1)
+    for side in group.targets:
+        kernels = reach[side.node.name]
+        kernels *= scale[side.scales].reshape(kernels.shape[0], 1, -1)
     return float(np.abs(np.log(scale)).max())
 
 
-def _rows(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """View a weight as (output channels, the rest)."""
-    return weight.reshape(weight.shape[0], -1)
+def _scaled(graph: Graph, found: Sequence[Group], totals: Sequence[Floats]) -> dict[str, NDArray[np.float32]]:
+    """Return the weights and biases of all layers after their scales."""
+    sides = [side for group in found for side in (*group.sources, *group.targets)]
+    values = {n: graph.constants[n].astype(np.float64) for side in sides for n in side.node.inputs[1:]}
+    for group, total in zip(found, totals, strict=True):
+        for side in group.sources:
+            for name in side.node.inputs[1:]:
+                values[name] /= total[side.scales].reshape(-1, *[1] * (values[name].ndim - 1))
+        for side in group.targets:
+            kernels = _kernels(side.node, values[side.node.inputs[1]])
+            kernels *= total[side.scales].reshape(kernels.shape[0], 1, -1, 1)  # a view: changes the weight itself
+    return {name: value.astype(np.float32) for name, value in values.items()}
 
 
-def _columns(node: Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _relative(ranges: Floats) -> Floats:
+    top = ranges.max(initial=0.0)
+    return ranges / top if top > 0 else ranges
+
+
+def _kernels(node: Node, weight: Floats) -> Floats:
     """View a weight as (groups, output channels of a group, input channels of a group, kernel)."""
-    groups = int(node.attributes.get("groups", 1))
-    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    n_groups = int(node.attributes.get("groups", 1))
+    return weight.reshape(n_groups, weight.shape[0] // n_groups, weight.shape[1], -1)
