@@ -20,9 +20,10 @@ from report_cases import CLASSES, latency, metrics, preview, record, report_data
 from bitfront.errors import UsageError
 from bitfront.record import Budget, Candidate, Record, to_json
 from bitfront.report import cards, compare, plots, series, tables, write, write_comparison
+from bitfront.report.candidate_view import commands
 from bitfront.report.data import Curve, Preview, ReportData, from_run, score_of
 from bitfront.report.page import render, render_comparison
-from bitfront.report.view import MAX_CANDIDATES, commands, page_view, visible
+from bitfront.report.view import MAX_CANDIDATES, page_view, visible
 from bitfront.run import Run, table
 from bitfront.rundb import RunDb
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from bitfront.report.data import Curve, Preview, ReportData
-from bitfront.report.page import write, write_comparison
+from bitfront.report.page import write, write_comparison, write_stats
 
-__all__ = ["Curve", "Preview", "ReportData", "write", "write_comparison"]
+__all__ = ["Curve", "Preview", "ReportData", "write", "write_comparison", "write_stats"]

@@ -8,13 +8,12 @@ from bitfront.contracts import InputContract, Metrics, OutputContract
 from bitfront.errors import one_line
 from bitfront.record import Record
 from bitfront.report import tables
+from bitfront.report.candidate_view import commands
 from bitfront.report.data import ReportData
 from bitfront.report.series import checks
-from bitfront.report.view import commands
+from bitfront.report.table_files import escaped
 
 __all__ = ["card"]
-
-ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]()#|!~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
 
 def card(data: ReportData, record: Record) -> str:
@@ -37,10 +36,6 @@ def card(data: ReportData, record: Record) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _text(value: object) -> str:
-    return one_line(str(value)).translate(ESCAPED)
-
-
 def _code(value: str) -> str:
     """A code block that its content cannot close."""
     fence = "```"
@@ -51,17 +46,17 @@ def _code(value: str) -> str:
 
 def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
     kept = [(k, v) for k, v in pairs if v and v != tables.NONE]
-    return ["| | |", "|---|---|", *(f"| {_text(k)} | {_text(v)} |" for k, v in kept)] if kept else []
+    return ["| | |", "|---|---|", *(f"| {escaped(k)} | {escaped(v)} |" for k, v in kept)] if kept else []
 
 
 def _head(data: ReportData, r: Record) -> list[str]:
-    pick = f" ({_text(data.pick(r))})" if data.pick(r) else ""
+    pick = f" ({escaped(data.pick(r))})" if data.pick(r) else ""
     artifact = r.artifact
-    what = [f"# {_text(r.candidate.model)}: {_text(r.candidate.label)}{pick}", ""]
+    what = [f"# {escaped(r.candidate.model)}: {escaped(r.candidate.label)}{pick}", ""]
     classes = ", ".join(artifact.output.classes) if artifact else ""
     task = f" for {len(artifact.output.classes)} classes ({classes})" if artifact and classes else ""
     how = f"quantized with the recipe {r.candidate.recipe}" if r.candidate.recipe != "float32" else "in float32"
-    what.append(_text(f"A {r.candidate.model} network{task}, {how}, for {r.candidate.runtime}."))
+    what.append(escaped(f"A {r.candidate.model} network{task}, {how}, for {r.candidate.runtime}."))
     return what
 
 
@@ -110,7 +105,7 @@ def _scores(r: Record) -> list[str]:
             continue
         band = f", 95 % interval {tables.interval(metrics)}" if metrics.interval else ""
         of = f" on {metrics.n} images" if metrics.n else ""
-        name, value = _text(tables.metric_name(metrics.score)), tables.percent(metrics.values.get(metrics.score))
+        name, value = escaped(tables.metric_name(metrics.score)), tables.percent(metrics.values.get(metrics.score))
         lines += [f"{part}{of}: **{name} {value} %**{band}", ""]
         lines += ["| score | % | how it is computed |", "|---|--:|---|"]
         lines += [_score_row(metrics, name) for name in metrics.values]
@@ -119,8 +114,8 @@ def _scores(r: Record) -> list[str]:
 
 
 def _score_row(metrics: Metrics, name: str) -> str:
-    definition = _text(metrics.definitions.get(name, ""))
-    return f"| {_text(tables.metric_name(name))} | {tables.percent(metrics.values[name])} | {definition} |"
+    definition = escaped(metrics.definitions.get(name, ""))
+    return f"| {escaped(tables.metric_name(name))} | {tables.percent(metrics.values[name])} | {definition} |"
 
 
 def _classes(metrics: Metrics) -> list[str]:
@@ -129,10 +124,12 @@ def _classes(metrics: Metrics) -> list[str]:
     names = list(metrics.per_class)
     rows = list(dict.fromkeys(c for values in metrics.per_class.values() for c in values))
     head = [
-        f"| class | {' | '.join(f'{_text(tables.metric_name(n))}, %' for n in names)} |",
+        f"| class | {' | '.join(f'{escaped(tables.metric_name(n))}, %' for n in names)} |",
         f"|---|{'--:|' * len(names)}",
     ]
-    body = [f"| {_text(c)} | {' | '.join(tables.percent(metrics.per_class[n].get(c)) for n in names)} |" for c in rows]
+    body = [
+        f"| {escaped(c)} | {' | '.join(tables.percent(metrics.per_class[n].get(c)) for n in names)} |" for c in rows
+    ]
     return [*head, *body, ""]
 
 
@@ -193,7 +190,7 @@ def _provenance(data: ReportData, r: Record) -> list[str]:
 
 
 def _limits(data: ReportData, r: Record) -> list[str]:
-    lines = [f"- {_text(note)}" for note in r.notes]
+    lines = [f"- {escaped(note)}" for note in r.notes]
     missed = [c.name for c in checks(data, r) if not c.met]
     if missed:
         lines.append(f"- Misses the budget of its run: {', '.join(missed)}.")

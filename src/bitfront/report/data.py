@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from bitfront.contracts import Metrics
 from bitfront.record import Budget, Record, varying_knobs
+from bitfront.report.searches import Search, read_searches
 from bitfront.run import yaml
 
 if TYPE_CHECKING:
     from bitfront.run import Run
 
-__all__ = ["PANELS", "Curve", "Preview", "ReportData", "from_run", "latency_ms", "score_of", "shown_metrics"]
-
-PANELS = ("input", "label", "float", "quantized", "difference")
-"""The pictures of one preview, in the order in which they stand."""
+__all__ = ["Curve", "Preview", "ReportData", "from_run", "latency_ms", "score_of", "shown_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One image of the validation part as the float and the chosen network see it."""
+    """One image of the validation part as the networks see it."""
 
     sample: str
     panels: Mapping[str, bytes]
-    """One of :data:`PANELS` -> an encoded image (JPEG or PNG)."""
+    """``input``, ``label``, ``float``, the name of a method, ``difference`` -> an encoded image (JPEG or PNG)."""
     note: str = ""
 
 
@@ -59,6 +57,8 @@ class ReportData:
     """Front member's id -> name of its folder below ``front/`` (``01_knee``), the recommended one first."""
     curves: tuple[Curve, ...] = ()
     previews: tuple[Preview, ...] = ()
+    searches: tuple[Search, ...] = ()
+    """The bit searches of the run."""
     health: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +79,16 @@ class ReportData:
     def label(self, record: Record) -> str:
         """Return a candidate's name with the knobs that vary in this run."""
         return record.candidate.named(self.varying)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Every candidate's id -> its name."""
+        return {r.id: self.label(r) for r in self.records}
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that drove the run."""
+        return next((m.score for r in self.records if (m := r.val or shown_metrics(r)) is not None), "score")
 
     @property
     def front(self) -> tuple[Record, ...]:
@@ -139,6 +149,7 @@ def from_run(run: Run) -> ReportData:
         folders={m.id: m.name for m in members},
         curves=tuple(_curve(training) for training in run.trainings().values()),
         previews=_previews(run.path / "previews"),
+        searches=read_searches(run.value("searches")),
         health=run.health,
         environment=run.environment,
         config=config,

@@ -17,17 +17,23 @@ from markupsafe import Markup
 
 from bitfront import __version__
 from bitfront.errors import UsageError
-from bitfront.report import cards, compare, plots
+from bitfront.record import to_json
+from bitfront.report import cards, compare, palette, plots
 from bitfront.report.data import ReportData, from_run
+from bitfront.report.search_files import search_files, stats_files
+from bitfront.report.search_view import search_charts, search_views
+from bitfront.report.searches import stats_of
 from bitfront.report.view import page_view, visible
 from bitfront.store import atomic_write, io_errors
 
 if TYPE_CHECKING:
     from bitfront.run import Run
 
-__all__ = ["render", "render_comparison", "write", "write_comparison"]
+__all__ = ["render", "render_comparison", "write", "write_comparison", "write_stats"]
 
 HERE = Path(__file__).parent
+SCRIPTS = ("charts.js", "page.js", "search.js")
+"""Parts of one script, in this order."""
 
 
 def write(run: Run | ReportData, folder: Path | None = None) -> Path:
@@ -42,6 +48,8 @@ def write(run: Run | ReportData, folder: Path | None = None) -> Path:
         target.mkdir(parents=True, exist_ok=True)
     for name, picture in plots.draw(data).items():
         atomic_write(target / name, picture)
+    if data.searches:
+        _write_all(target / "bits", search_files(data.searches, data.names, data.metric))
     for record in data.front:
         if record.id in data.folders:
             member = target / "front" / data.folders[record.id]
@@ -51,6 +59,34 @@ def write(run: Run | ReportData, folder: Path | None = None) -> Path:
     page = target / "report.html"
     atomic_write(page, _encoded(render(data)))
     return page
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    with io_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        atomic_write(folder / name, content)
+
+
+def write_stats(stats: Any, path: Path, title: str) -> Path:
+    """Write a page about the formats of a network's tensors, with its pictures and tables beside it; return its path.
+
+    ``stats`` is plain data: ``tensors`` as in a run's ``searches`` (name, kind, size, low, high, widths), and
+    ``float_score`` where the widths have scores, which then give the odds of a biased search. Raises UsageError for
+    data without tensors, SpaceError when the disk is full.
+    """
+    search = stats_of(stats, title)
+    if not search.tensors:
+        raise UsageError("these statistics hold no tensor", hint="write them with `bitfront stats`")
+    metric = str(stats.get("score") or "score")
+    view = visible(to_json({"search": search_views([search], {}, metric)[0]}))
+    charts = visible(to_json({"searches": search_charts([search], metric)}))
+    with io_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for name, content in stats_files(search).items():
+        atomic_write(path.with_name(f"{path.stem}_{name}"), content)
+    atomic_write(path, _encoded(_fill("stats.html.j2", f"{title} – bitfront", view, charts)))
+    return path
 
 
 def write_comparison(runs: Sequence[Run | ReportData], path: Path) -> Path:
@@ -77,7 +113,10 @@ def render_comparison(runs: Sequence[ReportData]) -> str:
 
 
 def _fill(template: str, title: str, view: Mapping[str, Any], charts: Mapping[str, Any]) -> str:
-    style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style = (HERE / "page.css").read_text("utf-8") + palette.style()
+    script = "\n".join(
+        ['"use strict";', "(() => {", *((HERE / name).read_text("utf-8") for name in SCRIPTS), "})();\n"]
+    )
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.contracts import Metrics
-from bitfront.errors import one_line
-from bitfront.report.data import PANELS, ReportData, shown_metrics
+from bitfront.report.data import ReportData, shown_metrics
+from bitfront.report.figures import ACCENT, CROSS, DOT, INK, MUTED, SERIES, encode, plain_figure, quiet_fonts, short
+from bitfront.report.pictures import MAX_PANELS
 from bitfront.report.series import AXES, Plane, judge, plane
 from bitfront.report.tables import metric_name
 
@@ -23,16 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "place_labels"]
 
-INK, MUTED, GRID, ACCENT, DOT, CROSS = "#15181e", "#59606c", "#e3e6eb", "#2454d8", "#aab1bd", "#c07a4d"
-SERIES = (ACCENT, "#b1520c", "#0c7a58", "#8a3fb3", "#76681a", "#a32a52")
-DPI = 150
 MAX_CONFUSION_CLASSES = 40
 
 
 def draw(data: ReportData) -> dict[str, bytes]:
     """Return file name -> encoded picture, for those pictures that there is something to draw of."""
     found: dict[str, bytes] = {}
-    with _quiet_fonts():
+    with quiet_fonts():
         planes = [plane(data, axis) for axis in AXES]
         if any(p.points for p in planes):
             found["pareto.png"] = _pareto(planes, data.name)
@@ -47,48 +43,18 @@ def draw(data: ReportData) -> dict[str, bytes]:
     return found
 
 
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    """Names may hold letters that the font lacks; boxes in their place are enough."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .*", category=UserWarning)
-        yield
-
-
-def _figure(width: float, height: float, n: int = 1) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, n, k + 1) for k in range(n)]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(GRID)
-        ax.tick_params(colors=MUTED, labelsize=8, length=3, color=GRID)
-        ax.grid(axis="y", color=GRID, linewidth=0.7)
-        ax.set_axisbelow(True)
-    return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
 # --- Pareto ----------------------------------------------------------------------------------------------------------
 def _pareto(planes: Sequence[Plane], name: str) -> bytes:
-    figure, axes = _figure(11, 4.6, len(planes))
+    figure, axes = plain_figure(11, 4.6, len(planes))
     for ax, each in zip(axes, planes, strict=True):
         _draw_plane(ax, each)
-    figure.suptitle(_short(name, 80), fontsize=10, color=INK, parse_math=False)
+    figure.suptitle(short(name, 80), fontsize=10, color=INK, parse_math=False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8, labelcolor=MUTED)
     figure.draw_without_rendering()  # lays the axes out: labels are placed in pixels
     for ax, each in zip(axes, planes, strict=True):
         _label_front(figure, ax, each)
-    return _png(figure)
+    return encode(figure)
 
 
 def _draw_plane(ax: Axes, p: Plane) -> None:
@@ -102,7 +68,7 @@ def _draw_plane(ax: Axes, p: Plane) -> None:
     ax.set_xlim(*p.x_range)
     ax.set_ylim(*p.y_range)
     ax.set_xlabel(f"{p.axis.title}, {p.axis.unit}", color=MUTED, fontsize=9)
-    ax.set_ylabel(f"{_short(metric_name(p.metric), 40)}, % (val)", color=MUTED, fontsize=9, parse_math=False)
+    ax.set_ylabel(f"{short(metric_name(p.metric), 40)}, % (val)", color=MUTED, fontsize=9, parse_math=False)
     _draw_window(ax, p)
     x, y = (np.clip([q[k] for q in p.line], *r) for k, r in enumerate((p.x_range, p.y_range)))
     if len(x):
@@ -148,7 +114,7 @@ def _label_front(figure: Figure, ax: Axes, p: Plane) -> None:
     renderer: Any = canvas.get_renderer()
     members = sorted((q for q in p.points if q.rank), key=lambda q: (not q.chosen, q.rank))
     texts = [
-        ax.text(0, 0, f"{q.rank}  {_short(q.label, 34)}", fontsize=7, color=INK, parse_math=False, transform=None)
+        ax.text(0, 0, f"{q.rank}  {short(q.label, 34)}", fontsize=7, color=INK, parse_math=False, transform=None)
         for q in members
     ]
     for text, q in zip(texts, members, strict=True):
@@ -216,7 +182,7 @@ def _free(
 
 # --- training, confusion, predictions --------------------------------------------------------------------------------
 def _results(data: ReportData) -> bytes:
-    figure, axes = _figure(10, 3.8, 2)
+    figure, axes = plain_figure(10, 3.8, 2)
     for ax, attribute, factor, title in zip(
         axes, ("loss", "score"), (1, 100), ("training loss", "validation score, %"), strict=True
     ):
@@ -226,7 +192,7 @@ def _results(data: ReportData) -> bytes:
             ]
             if pairs:
                 marker = "o" if len(pairs) == 1 else ""
-                label = _short(curve.label, 40) if n < 12 else "_nolegend_"
+                label = short(curve.label, 40) if n < 12 else "_nolegend_"
                 ax.plot(*zip(*pairs, strict=True), color=SERIES[n % 6], linewidth=1.3, marker=marker, label=label)
         ax.set_xlabel("epoch", color=MUTED, fontsize=9)
         ax.set_title(title, loc="left", fontsize=9, color=INK)
@@ -235,7 +201,7 @@ def _results(data: ReportData) -> bytes:
         shown = figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
         for text in shown.get_texts():
             text.set_parse_math(False)
-    return _png(figure)
+    return encode(figure)
 
 
 def _confusion_source(data: ReportData) -> Metrics | None:
@@ -248,9 +214,9 @@ def _confusion(metrics: Metrics, data: ReportData) -> bytes:
     counts = np.array(metrics.confusion, dtype=np.float64)
     n = len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [_short(name, 24) for name in _class_names(metrics, n)]
+    names = [short(name, 24) for name in _class_names(metrics, n)]
     side = float(np.clip(2.2 + 0.5 * n, 4.0, 14.0))
-    figure, (ax,) = _figure(side + 0.8, side)
+    figure, (ax,) = plain_figure(side + 0.8, side)
     ax.grid(visible=False)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if n <= MAX_CONFUSION_CLASSES:
@@ -265,7 +231,7 @@ def _confusion(metrics: Metrics, data: ReportData) -> bytes:
     ax.set_xlabel("prediction", color=MUTED, fontsize=9)
     ax.set_ylabel("truth", color=MUTED, fontsize=9)
     ax.set_title("per cent of each true class", loc="left", fontsize=9, color=INK)
-    return _png(figure)
+    return encode(figure)
 
 
 def _class_names(metrics: Metrics, n: int) -> list[str]:
@@ -278,8 +244,7 @@ def _predictions(data: ReportData, side: int = 256, gap: int = 6, limit: int = 8
 
     rows = []
     for preview in data.previews[:limit]:
-        names = [name for name in PANELS if name in preview.panels]
-        opened = [(name, _open(preview.panels[name])) for name in names]
+        opened = [(name, _open(panel)) for name, panel in list(preview.panels.items())[:MAX_PANELS]]
         pictures = [(name, picture) for name, picture in opened if picture is not None]
         if pictures:
             rows.append((preview, pictures))
@@ -295,7 +260,7 @@ def _predictions(data: ReportData, side: int = 256, gap: int = 6, limit: int = 8
             picture.thumbnail((side, side))
             left = gap + column * (side + gap)
             sheet.paste(picture, (left, top + head))
-            caption = name if column else f"{name}  {_short(preview.sample, 28)}"
+            caption = short(name, 40) if column else f"{short(name, 20)}  {short(preview.sample, 28)}"
             pen.text((left, top + 2), caption.encode("latin-1", "replace").decode("latin-1"), fill="#59606c")
     out = io.BytesIO()
     sheet.save(out, "JPEG", quality=88)
@@ -310,8 +275,3 @@ def _open(data: bytes) -> Any:
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-
-
-def _short(text: str, n: int) -> str:
-    text = one_line(text)
-    return text if len(text) <= n else f"{text[: n - 1]}…"

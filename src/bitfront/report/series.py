@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitfront.record import Budget, Record, content_id
-from bitfront.report.data import ReportData, latency_ms, score_of, shown_metrics
+from bitfront.report.data import ReportData, latency_ms, score_of
 from bitfront.search import front
 
 __all__ = [
@@ -130,7 +130,7 @@ def plane(data: ReportData, axis: str) -> Plane:
     x_limits, log = x_range([p.x for p in core], limit)
     return Plane(
         axis=AXES[axis],
-        metric=_metric(data),
+        metric=data.metric,
         points=tuple(points),
         line=staircase((p.x, p.y) for p in points if p.rank),
         x_range=x_limits,
@@ -343,10 +343,6 @@ def _limit(budget: Budget, axis: str) -> float | None:
     if axis == "latency":
         return budget.max_latency_ms
     return None if budget.max_size_bytes is None else budget.max_size_bytes / 1000
-
-
-def _metric(data: ReportData) -> str:
-    return next((m.score for r in data.records if (m := r.val or shown_metrics(r)) is not None), "score")
 
 
 def x_range(values: Sequence[float], limit: float | None) -> tuple[tuple[float, float], bool]:

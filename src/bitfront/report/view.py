@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from bitfront.contracts import Metrics
 from bitfront.record import Agreement, Record, to_json
 from bitfront.report import tables
-from bitfront.report.data import PANELS, Preview, ReportData, latency_ms, shown_metrics
+from bitfront.report.candidate_view import card_view, commands
+from bitfront.report.data import ReportData, latency_ms, shown_metrics
 from bitfront.report.health import health_view
 from bitfront.report.outline import outline
+from bitfront.report.pictures import preview_views
+from bitfront.report.search_view import MAX_SEARCHES, search_charts, search_views
 from bitfront.report.series import (
     AXES,
     Check,
@@ -28,12 +28,10 @@ from bitfront.report.series import (
     progress,
 )
 
-__all__ = ["MAX_CANDIDATES", "MAX_PREVIEW_BYTES", "commands", "page_view", "visible"]
+__all__ = ["MAX_CANDIDATES", "page_view", "visible"]
 
 MAX_CANDIDATES = 1500
 """More candidates than this do not get a dot and a card: the front's first, then the latest."""
-MAX_PREVIEW_BYTES = 4_000_000
-"""All pictures of a page together, encoded."""
 MAX_EVENTS = 200
 
 
@@ -51,8 +49,10 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "n_left_out": max(0, len(data.records) - MAX_CANDIDATES),
         "classes": _optional(tables.classes(data)),
         "definitions": _definitions(data),
-        "previews": _previews(data.previews),
+        "previews": preview_views(data.previews),
         "recipes": tables.plain(tables.recipes(data)),
+        "searches": search_views(data.searches, data.names, data.metric),
+        "n_searches_left_out": max(0, len(data.searches) - MAX_SEARCHES),
         "gains": [_gain(g) for g in gains(data)],
         "noise": _noise(data),
         "losses": tables.plain(lost),
@@ -246,66 +246,6 @@ def _join(*texts: str) -> str:
     return " · ".join(t for t in texts if t)
 
 
-# --- candidates ------------------------------------------------------------------------------------------------------
-def commands(data: ReportData, record: Record, *, inside: bool = False) -> list[tuple[str, str]]:
-    """What to do with an artifact: title and a command to copy, quoted for a POSIX shell.
-
-    Paths are from where the run was started, or, ``inside``, from the artifact's own folder.
-    """
-    path = data.file(record)
-    if path is None:
-        return []
-    text = path.name if inside else path.as_posix()
-    file = shlex.quote(text if not text.startswith("-") else f"./{text}")
-    return [
-        ("Run it on an image", f"bitfront predict {file} IMAGE"),
-        ("Verify it", f"bitfront verify {file}"),
-        ("Time it here", f"bitfront benchmark {file}"),
-    ]
-
-
-def _card(data: ReportData, record: Record) -> dict[str, Any]:
-    return {
-        "label": data.label(record),
-        "status": record.status,
-        "pick": data.pick(record),
-        "reason": record.reason[:500],
-        "facts": [(k, v) for k, v in _facts(record) if v and v != tables.NONE],
-        "notes": [note[:500] for note in record.notes[:10]],
-        "commands": commands(data, record) if record.status == "front" else [],
-    }
-
-
-def _facts(r: Record) -> Iterable[tuple[str, str]]:
-    for name, metrics in (("val", r.val), ("test", r.test)):
-        if metrics is not None:
-            band = tables.interval(metrics)
-            yield (
-                f"{tables.metric_name(metrics.score)}, {name}",
-                f"{tables.percent(_value(metrics))} %" + (f" ({band})" if band else ""),
-            )
-    if r.latency is not None:
-        p90 = f", p90 {tables.milliseconds(r.latency.p90)} ms" if r.latency.p90 is not None else ""
-        yield "Latency", f"{tables.milliseconds(r.latency.value)} ms{p90}"
-        yield "Time to float", tables.ratio(r.latency)
-    if r.artifact is not None:
-        yield "Size", tables.size(r.artifact.size_bytes)
-    yield "Parameters", tables.count(r.parameters)
-    yield "MACs", tables.count(r.macs)
-    yield "RAM, activations", tables.size(r.peak_bytes)
-    yield "RAM, process", tables.size(r.ram_bytes)
-    if r.agreement is not None:
-        yield "Verified", tables.verified(r).text
-        same = f"{100 * r.agreement.readout_agreement:.3f} % of pixels"
-        yield "Same answer as reference", f"{same}, {r.agreement.n_images} images"
-        yield "Checked on", r.agreement.cpu
-    yield "Trained for", tables.duration(r.train_seconds) if r.train_seconds else ""
-    yield "Knobs", ", ".join(f"{k} {v}" for k, v in r.candidate.knobs.items())
-    if r.artifact is not None:
-        yield "SHA-256", r.artifact.sha256
-    yield "Id", r.id
-
-
 def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
     kept = set(tables.candidates(data, MAX_CANDIDATES).ids)
     planes = {axis: asdict(plane(data, axis)) for axis in AXES}
@@ -316,7 +256,8 @@ def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
     timed = [r for r in data.records if r.id in (data.baseline, chosen)]
     return {
         "planes": planes,
-        "cards": {r.id: _card(data, r) for r in data.records if r.id in kept},
+        "searches": search_charts(data.searches, data.metric),
+        "cards": {r.id: card_view(data, r) for r in data.records if r.id in kept},
         "selected": chosen,
         "baseline": data.baseline,
         "progress": progress(data),
@@ -354,31 +295,3 @@ def _noise(data: ReportData) -> str:
         f"The same file timed against itself differed by up to {100 * max(floors):.1f} % (A/A control); "
         "smaller differences are reported as the same."
     )
-
-
-def _previews(previews: Iterable[Preview]) -> list[dict[str, Any]]:
-    shown, total = [], 0
-    for preview in previews:
-        pictures = [(name, _jpeg(preview.panels[name])) for name in PANELS if name in preview.panels]
-        panels = [(name, picture) for name, picture in pictures if picture]
-        total += sum(len(picture) for _, picture in panels)
-        if total > MAX_PREVIEW_BYTES:
-            break
-        sources = [{"name": n, "src": f"data:image/jpeg;base64,{base64.b64encode(p).decode()}"} for n, p in panels]
-        shown.append({"sample": preview.sample, "note": preview.note, "panels": sources})
-    return shown
-
-
-def _jpeg(data: bytes, side: int = 384) -> bytes:
-    """Decode, shrink and encode again, so that only pixels reach the page; empty when it is no picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return b""
-    small.thumbnail((side, side))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=82, optimize=True)
-    return out.getvalue()
