@@ -99,17 +99,17 @@ class NetworkEvaluator:
             for row, position in enumerate(positions):
                 if position not in compared:
                     continue
-                own = [value[row] for value in values]
-                if is_float:
-                    self._floats.setdefault(position, [np.ascontiguousarray(v) for v in own])
-                distances.append(_distance(own, self._float(position)))
+                distances.append(0.0 if is_float else _distance([v[row] for v in values], self._float(position)))
         return Evaluation(self._scorer.score(counts), float(np.mean(distances)))
 
     def _float(self, position: int) -> list[NDArray[np.float32]]:
-        """Return the float network's outputs for one image."""
+        """Return the float network's outputs for one image: always those of its whole batch, which sums alike."""
         if position not in self._floats:
-            (_, outputs), *_ = self.fast.values(self.menu.plan({}), (position,))
-            self._floats[position] = [np.ascontiguousarray(output[0].cpu().numpy()) for output in outputs.values()]
+            first = position // self.fast.batch_size * self.fast.batch_size
+            batch = range(first, min(first + self.fast.batch_size, self.n_images))
+            (positions, outputs), *_ = self.fast.values(self.menu.plan({}), batch)
+            values = [output.cpu().numpy() for output in outputs.values()]
+            self._floats |= {p: [np.ascontiguousarray(v[i]) for v in values] for i, p in enumerate(positions)}
         return self._floats[position]
 
 
