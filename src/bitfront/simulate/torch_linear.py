@@ -7,6 +7,7 @@ are added in float64; layers that would need too many pieces are computed in flo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,20 +40,22 @@ class Linear:
     """A layer made ready: centred codes in, centred codes out."""
 
     node: Node
-    weight: Tensor
-    """Centred codes, in pieces along the output channels, scaled when that is exact."""
-    bias: Tensor
-    """Float32, or float64 where sums are taken in pieces."""
+    weights: tuple[Tensor, ...]
+    """Centred codes, or the pieces that add up to them, lowest first; times the multiplier when that is exact."""
+    biases: tuple[Tensor | None, ...]
+    """Of the lowest and of the highest product of pieces: they add up to the bias."""
     multiplier: Tensor | None
-    """Acc -> steps; ``None`` when it is part of weight and bias."""
+    """Acc -> steps; ``None`` when it is part of weights and biases."""
     bounds: tuple[float, float]
     rule: str
     x_pieces: tuple[int, int] = (1, 0)
     """Pieces of the input, and the bits of all but the last."""
-    w_pieces: tuple[int, int] = (1, 0)
     single: bool = False
     """Round sums to float32 before the multiplier, as the engines of affine codes do."""
-    n_bytes: int = field(default=0)
+    n_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_bytes = sum(t.nbytes for t in (*self.weights, *self.biases) if t is not None)
 
     @classmethod
     def prepare(
@@ -83,62 +86,52 @@ class Linear:
 
         Raises DataError when sums can take more than 53 bits.
         """
-        axes = tuple(range(1, weight.ndim))
-        largest = float((np.abs(weight).sum(axes) * reach + np.abs(bias)).max())
-        if largest >= EXACT_FLOAT64:
+        if float((_row_sums(weight) * reach + np.abs(bias)).max()) >= EXACT_FLOAT64:
             raise DataError(f"layer '{node.name}': its sums need more than 53 bits", hint="use fewer bits")
-        scale = _per_channel(multiplier.astype(np.float64), node)
-        if largest < EXACT_FLOAT32:
-            folded = fixed and _folds(multiplier)
-            factor = np.broadcast_to(multiplier, len(bias)).astype(np.float64) if folded else np.ones(len(bias))
-            shaped = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-            kept = None if folded else scale.to(device, torch.float32)
-            bias32 = torch.from_numpy((bias * factor).astype(np.float32)).to(device)
-            return cls(node, _tensor(shaped, device), bias32, kept, bounds, rule)._sized()
-        pieces = _pieces(weight, reach, axes)
-        shaped_bias = _per_channel(bias.astype(np.float64), node).to(device)
-        multiplier64 = scale.to(device)
-        if pieces is None:
-            double = torch.from_numpy(weight.astype(np.float64)).to(device)
-            return cls(node, double, shaped_bias, multiplier64, bounds, rule, (0, 0), (1, 0), not fixed)._sized()
-        x_pieces, w_pieces = pieces
-        cut = np.stack(
-            _cut(weight, *w_pieces), 1
-        )  # (oc, pieces, ...): the pieces of a channel side by side, in its group
-        cut = cut.reshape(-1, *weight.shape[1:])
-        return cls(
-            node, _tensor(cut, device), shaped_bias, multiplier64, bounds, rule, x_pieces, w_pieces, not fixed
-        )._sized()
-
-    def _sized(self) -> Linear:
-        self.n_bytes = self.weight.nbytes + self.bias.nbytes
-        return self
+        factor: NDArray[np.float64] = np.ones(len(bias))
+        kept = None
+        if fixed and _folds(multiplier):
+            factor = np.broadcast_to(multiplier, len(bias)).astype(np.float64)
+        else:
+            kept = _per_channel(multiplier.astype(np.float64), node).to(
+                device, torch.float64 if fixed else torch.float32
+            )
+        by_row = factor.reshape(-1, *[1] * (weight.ndim - 1))
+        cut = _cuts(weight, bias, reach)
+        if cut is None:  # float64 throughout
+            double = torch.from_numpy(weight * by_row).to(device), torch.from_numpy(bias * factor).to(device)
+            return cls(node, double[:1], double[1:], kept, bounds, rule, (0, 0), not fixed)
+        x_pieces, weights, biases = cut
+        low, high = (
+            None if b is None else torch.from_numpy((b * factor).astype(np.float32)).to(device) for b in biases
+        )
+        ready = tuple(_tensor(piece * by_row, device) for piece in weights)
+        return cls(node, ready, (low, high), kept, bounds, rule, x_pieces, not fixed)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the centred output codes, float32, of centred input codes, float32."""
-        if self.bias.dtype == torch.float32:
-            steps = convolve(self.node, x, self.weight, self.bias)
-        else:
-            steps = self._wide(x)
+        steps = self._sums(x)
+        if self.multiplier is not None:
             if self.single:
                 steps = steps.float()
-        if self.multiplier is not None:
-            steps = steps.mul_(self.multiplier.to(steps.dtype))
+            steps = steps.mul_(self.multiplier)
         return round_steps(steps, self.rule).clamp_(*self.bounds).float()
 
-    def _wide(self, x: Tensor) -> Tensor:
-        """Exact sums in float64."""
+    def _sums(self, x: Tensor) -> Tensor:
+        """Exact sums: float32 of one product, float64 of several."""
         n_x, x_bits = self.x_pieces
         if not n_x:
-            return convolve(self.node, x.double(), self.weight).add_(self.bias)
-        n_w, w_bits = self.w_pieces
-        sums = convolve(self.node, torch.cat(_cut_tensor(x, n_x, x_bits)), self.weight)
-        n, channels = len(x), len(self.weight) // n_w
-        parts = sums.view(n_x, n, channels, n_w, *sums.shape[2:])
-        total = self.bias.expand(n, channels, *sums.shape[2:]).clone()
-        for i in range(n_x):
-            for k in range(n_w):
-                total.add_(parts[i, :, :, k].double(), alpha=2.0 ** (i * x_bits + k * w_bits))
+            return convolve(self.node, x.double(), self.weights[0], self.biases[0])
+        last = n_x * len(self.weights) - 1
+        total: Tensor | None = None
+        for i, (part, weight) in enumerate(itertools.product(_cut_tensor(x, n_x, x_bits), self.weights)):
+            sums = convolve(
+                self.node, part, weight, self.biases[0] if i == 0 else self.biases[1] if i == last else None
+            )
+            if not last:
+                return sums
+            total = sums.double() if total is None else total.add_(sums)
+        assert total is not None
         return total
 
 
@@ -157,36 +150,55 @@ def _tensor(weight: NDArray[np.generic], device: torch.device) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def _pieces(
-    weight: NDArray[np.int64], reach: int, axes: tuple[int, ...]
-) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return the fewest pieces (number, bits) of input and weight whose products sum exactly in float32."""
+Biases = tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]
+
+
+def _cuts(
+    weight: NDArray[np.int64], bias: NDArray[np.int64], reach: int
+) -> tuple[tuple[int, int], list[NDArray[np.int64]], Biases] | None:
+    """Return the pieces of inputs (number, bits), weights and biases, the fewest whose products sum exactly in float32.
+
+    A product of pieces is a whole number of units: 1 of the lowest pieces, ``2**shift`` of the highest.
+    """
     x_bits = (reach - 1).bit_length() + 1
     w_bits = int(np.abs(weight).max()).bit_length() + 1
     splits = [(n_x, n_w) for n_x in range(1, 4) for n_w in range(1, 3) if n_x * n_w <= MAX_PIECES]
     for n_x, n_w in sorted(splits, key=lambda s: (s[0] * s[1], s[1])):
-        part_x, part_w = -(-x_bits // n_x), -(-w_bits // n_w)
-        top_x = reach if n_x == 1 else 2 ** (part_x - 1)
-        largest = max(float(np.abs(piece).sum(axes).max()) for piece in _cut(weight, n_w, part_w))
-        if largest * top_x < EXACT_FLOAT32:
-            return (n_x, part_x if n_x > 1 else 0), (n_w, part_w if n_w > 1 else 0)
+        part_x, part_w = (-(-bits // n) if n > 1 else 0 for bits, n in ((x_bits, n_x), (w_bits, n_w)))
+        tops = [reach] if n_x == 1 else [2 ** (part_x - 1)] * (n_x - 1) + [(reach >> (part_x * (n_x - 1))) + 1]
+        weights = _cut(weight, n_w, part_w)
+        shift = part_x * (n_x - 1) + part_w * (n_w - 1)
+        low, high = _cut(bias, 2, shift) if shift else (bias, np.zeros_like(bias))
+        sums = [np.outer(tops, _row_sums(w)) for w in weights]
+        sums[0][0] += np.abs(low)
+        sums[-1][-1] += np.abs(high)
+        if max(float(s.max()) for s in sums) < EXACT_FLOAT32:
+            scaled = [w << (part_w * k) for k, w in enumerate(weights)]
+            return (n_x, part_x), scaled, (low, high << shift if shift else None)
     return None
 
 
-def _cut(weight: NDArray[np.int64], n: int, bits: int) -> list[NDArray[np.int64]]:
-    """Return pieces with ``weight = sum(piece_k 2**(k bits))``, each within -2**(bits - 1) .. 2**(bits - 1)."""
+def _row_sums(weight: NDArray[np.int64]) -> NDArray[np.int64]:
+    sums: NDArray[np.int64] = np.abs(weight).sum(tuple(range(1, weight.ndim)))
+    return sums
+
+
+def _cut(codes: NDArray[np.int64], n: int, bits: int) -> list[NDArray[np.int64]]:
+    """Return pieces with ``codes = sum(piece_k 2**(k bits))``, each within -2**(bits - 1) .. 2**(bits - 1)."""
     pieces = []
     for _ in range(n - 1):
-        low = ((weight + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1))
+        low = ((codes + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1))
         pieces.append(low)
-        weight = (weight - low) >> bits
-    return [*pieces, weight]
+        codes = (codes - low) >> bits
+    return [*pieces, codes]
 
 
 def _cut_tensor(x: Tensor, n: int, bits: int) -> Sequence[Tensor]:
+    """Return ``n`` pieces that add up to ``x``, lowest first: multiples of ``2**(k bits)``, each cut off by rounding."""
     pieces = []
-    for _ in range(n - 1):
-        high = torch.round(x * 2.0**-bits)
-        pieces.append(x - high * 2.0**bits)
+    for k in range(1, n):
+        magic = 1.5 * 2.0 ** (23 + k * bits)  # beyond it float32 holds multiples of 2**(k bits) only
+        high = (x + magic).sub_(magic)
+        pieces.append(x.sub_(high) if k > 1 else x - high)
         x = high
     return [*pieces, x]
