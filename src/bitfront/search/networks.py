@@ -109,7 +109,7 @@ class NetworkEvaluator:
             batch = range(first, min(first + self.fast.batch_size, self.n_images))
             (positions, outputs), *_ = self.fast.values(self.menu.plan({}), batch)
             values = [output.cpu().numpy() for output in outputs.values()]
-            self._floats |= {p: [np.ascontiguousarray(v[i]) for v in values] for i, p in enumerate(positions)}
+            self._floats[position] = [v[positions.index(position)].copy() for v in values]
         return self._floats[position]
 
 
