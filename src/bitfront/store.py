@@ -22,7 +22,17 @@ from filelock import FileLock, Timeout
 from bitfront.errors import BitfrontError, BusyError, SpaceError, UsageError
 from bitfront.record import to_json
 
-__all__ = ["atomic_json", "atomic_write", "claim", "hold", "io_errors", "new_folder", "remove_temporaries", "reserve"]
+__all__ = [
+    "atomic_json",
+    "atomic_write",
+    "claim",
+    "hold",
+    "io_errors",
+    "new_folder",
+    "remove_temporaries",
+    "reserve",
+    "write_file",
+]
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written."""
@@ -69,6 +79,17 @@ def io_errors(path: Path) -> Iterator[None]:
         raise BitfrontError(f"cannot write {path}: {error.strerror}", hint="is the disk in order?") from error
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file, and the folders it needs, inside a :func:`new_folder`: nobody sees it before all is there.
+
+    Raises as :func:`atomic_write`.
+    """
+    with io_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(data)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, replaceable: str = "") -> Iterator[Path]:
     """Give a folder to fill, which becomes ``path`` when all went well and leaves nothing behind otherwise.
@@ -91,6 +112,7 @@ def new_folder(path: Path, *, replaceable: str = "") -> Iterator[Path]:
     try:
         yield temporary
         with io_errors(path):
+            os.sync()  # once for all files: their content is on the disk before their folder gets its name
             if exists:
                 home.rename(replaced)
             temporary.rename(home)

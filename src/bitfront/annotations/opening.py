@@ -8,16 +8,15 @@ from pathlib import Path
 
 from bitfront.annotations import coco, label_studio, labelme, voc
 from bitfront.annotations.documents import read_json
+from bitfront.annotations.pictures import RECORD
 from bitfront.annotations.shapes import Annotations
 from bitfront.errors import DataError, UsageError, unknown_name
 
-__all__ = ["RECORD", "SOURCES", "looks_annotated", "open_annotations"]
+__all__ = ["SOURCES", "looks_annotated", "open_annotations"]
 
 SOURCES = ("coco", "label_studio", "voc", "labelme")
 """Formats of annotations that can be read."""
 PARTS = ("train", "val", "test")
-RECORD = "convert.json"
-"""File in a converted folder that says where it came from and by which rules."""
 
 
 def open_annotations(source: Path, kind: str = "", part: str = "") -> tuple[str, Annotations] | None:

@@ -7,15 +7,19 @@ nothing is downloaded.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from bitfront.decode import EXTENSIONS
 from bitfront.errors import DataError
 
-__all__ = ["Finder", "free_name"]
+__all__ = ["RECORD", "Finder", "free_name"]
+
+RECORD = "convert.json"
+"""File in a converted folder that says where it came from and by which rules."""
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
@@ -31,7 +35,8 @@ class Finder:
         """Return the file of a picture, or ``None``. Raises DataError when several files could be meant."""
         plain = _plain(name)
         for folder in self.folders:
-            for candidate in (plain, plain.rpartition("/")[2]):
+            last = plain.rpartition("/")[2]
+            for candidate in (plain, last, UPLOADED.sub("", last)):
                 found = _inside(folder, candidate)
                 if found is not None:
                     return found
@@ -54,12 +59,19 @@ class Finder:
 
     def _known(self) -> dict[str, list[Path]]:
         if self._by_name is None:
-            files = {p for folder in self.folders for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS}
             self._by_name = {}
-            for path in sorted(files):
-                if path.is_file():
-                    self._by_name.setdefault(_normal(path.name), []).append(path)
+            for path in sorted({path for folder in self.folders for path in _images(folder)}):
+                self._by_name.setdefault(_normal(path.name), []).append(path)
         return self._by_name
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """The image files below a folder, but not those in folders that a conversion made."""
+    for place, folders, names in os.walk(folder):
+        if RECORD in names and Path(place) != folder:
+            folders.clear()
+            continue
+        yield from (Path(place, name) for name in names if Path(name).suffix.lower() in EXTENSIONS)
 
 
 def _plain(name: str) -> str:

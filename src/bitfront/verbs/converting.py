@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from bitfront import images
-from bitfront.annotations.opening import RECORD, SOURCES, open_annotations
-from bitfront.annotations.pictures import Finder, free_name
+from bitfront.annotations.opening import SOURCES, open_annotations
+from bitfront.annotations.pictures import RECORD, Finder, free_name
 from bitfront.annotations.shapes import IGNORED, Annotations, Box, Picture, boxes_of, paint
 from bitfront.contracts import IGNORE
 from bitfront.decode import EXTENSIONS, Decoded, decode_image
 from bitfront.errors import DataError, LabelError, UsageError, unknown_name
-from bitfront.store import atomic_json, atomic_write, new_folder
+from bitfront.store import atomic_json, new_folder, write_file
 from bitfront.verbs.data import Converted, Progress, description
 
 __all__ = ["Item", "Painting", "from_annotations", "image_of", "is_turned", "locate", "write_image"]
@@ -64,8 +64,10 @@ class _Count:
     box_only: int = 0
     unnamed: int = 0
 
-    def notes(self, painting: Painting) -> list[str]:
+    def notes(self, painting: Painting, with_masks: bool) -> list[str]:
         """Return a line for everything that somebody should know."""
+        if not with_masks:
+            return ["all objects have only boxes: there are labels, but no masks (--boxes fill paints them)"]
         share = self.covered / max(1, self.labelled)
         fate = "their pixels are ignored (--boxes fill paints them)" if painting.boxes == "ignore" else "it is filled"
         lines = {
@@ -116,11 +118,13 @@ def from_annotations(
     if opened is None:
         raise UsageError(f"'{source}' holds no annotations", hint=f"known formats: {', '.join(SOURCES)}")
     found = opened[1]
-    names, values = _values(found, rules)
+    objects = [a for pictures in found.parts.values() for picture in pictures for a in picture.annotations]
+    with_masks = rules.boxes == "fill" or not objects or any(a.region for a in objects)
+    names, values = _values(found, rules, with_masks)
     items, notes = locate(found, source, folder, skip_missing=rules.skip_missing)
     notes += tuple(f"no object has the label '{n}'" for n in names if n not in (*found.classes, rules.unlabelled))
     items = _split(items, rules)
-    work = _Work(rules, names, values, items)
+    work = _Work(rules, values, with_masks, items)
     n_images = {name: len(chosen) for name, chosen in items.items()}
     with new_folder(out, replaceable=RECORD if overwrite else "") as place:
         for name, chosen in items.items():
@@ -128,26 +132,23 @@ def from_annotations(
                 work.write(place / name, item)
                 if progress:
                     progress(f"write {name}", done, len(chosen))
-        atomic_write(place / "classes.txt", "".join(f"{name}\n" for name in names).encode())
+        write_file(place / "classes.txt", "".join(f"{name}\n" for name in names).encode())
         background = names.index(rules.unlabelled) if rules.unlabelled in names else None
-        atomic_write(place / "data.yaml", description(names, background, n_images, boxes=work.with_boxes))
+        write_file(place / "data.yaml", description(names, background, n_images, boxes=work.with_boxes))
         atomic_json(place / RECORD, {"source": str(source), "from": opened[0], "to": "masks", "rules": rules})
-    if not work.with_masks:
-        notes += ("all objects have only boxes: there are labels, but no masks (--boxes fill paints them)",)
-    return Converted(out / "data.yaml", n_images, (*found.notes, *notes, *work.count.notes(rules)))
+    return Converted(out / "data.yaml", n_images, (*found.notes, *notes, *work.count.notes(rules, with_masks)))
 
 
 class _Work:
     """Writes pictures with masks and boxes, and counts what happens."""
 
     def __init__(
-        self, rules: Painting, names: tuple[str, ...], values: Mapping[str, int], items: Mapping[str, list[Item]]
+        self, rules: Painting, values: Mapping[str, int], with_masks: bool, items: Mapping[str, list[Item]]
     ) -> None:
-        self.rules, self.values, self.count = rules, values, _Count()
+        self.rules, self.values, self.with_masks, self.count = rules, values, with_masks, _Count()
         objects = [a for chosen in items.values() for item in chosen for a in item.picture.annotations]
         self.count.unnamed = sum(a.label not in values for a in objects)
         self.count.box_only = sum(a.region is None for a in objects)
-        self.with_masks = rules.boxes == "fill" or self.count.box_only < len(objects) or not objects
         self.with_boxes = any(a.box for a in objects)
         self.unlabelled = values.get(rules.unlabelled, IGNORE)
 
@@ -176,21 +177,20 @@ class _Work:
         self.count.labelled += painted.n_labelled
         self.count.covered += painted.n_covered
         self.count.empty += painted.n_empty
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(target.with_name(f"{target.name}.png"), images.png(painted.mask))
+        write_file(target.with_name(f"{target.name}.png"), images.png(painted.mask))
 
 
-def _values(found: Annotations, rules: Painting) -> tuple[tuple[str, ...], dict[str, int]]:
+def _values(found: Annotations, rules: Painting, with_masks: bool) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the names of the classes, and label -> value in the masks. Raises UsageError, DataError."""
     names = rules.classes or tuple(name for name in found.classes if name != IGNORED)
     if rules.classes and not set(rules.classes) & set(found.classes):
         raise unknown_name("label", names[-1], found.classes)
-    if rules.unlabelled not in (IGNORED, *names):
+    if with_masks and rules.unlabelled not in (IGNORED, *names):
         names = (rules.unlabelled, *names)
-    if len(set(names)) != len(names) or not 2 <= len(names) <= 254:
+    if len(set(names)) != len(names) or not 1 + with_masks <= len(names) <= 254:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise DataError(
-            f"the masks would have {len(names)} classes ({shown}); 2 to 254 different ones are needed",
+            f"there would be {len(names)} classes ({shown}); 2 to 254 different ones are needed",
             hint="choose them with --classes a,b",
         )
     if any(not name.isprintable() for name in names):
@@ -221,8 +221,7 @@ def _write_boxes(target: Path, boxes: Iterable[tuple[int, Box]], size: tuple[int
     for label, (x1, y1, x2, y2) in boxes:
         shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
         lines.append(" ".join([str(label), *(f"{share:.8g}" for share in shares)]) + "\n")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target.with_name(f"{target.name}.txt"), "".join(lines).encode())
+    write_file(target.with_name(f"{target.name}.txt"), "".join(lines).encode())
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -308,6 +307,5 @@ def write_image(target: Path, path: Path | None, image: Decoded) -> Path:
     """Copy an image file, or write its pixels as PNG when it has to be turned or has an unusual ending."""
     as_it_is = path is not None and path.suffix.lower() in EXTENSIONS and not is_turned(image)
     place = target.with_name(target.name + (path.suffix.lower() if path and as_it_is else ".png"))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(place, path.read_bytes() if path and as_it_is else images.png(image.pixels))
+    write_file(place, path.read_bytes() if path and as_it_is else images.png(image.pixels))
     return place

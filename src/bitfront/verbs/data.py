@@ -12,10 +12,10 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from bitfront import images
-from bitfront.annotations.opening import RECORD
+from bitfront.annotations.pictures import RECORD
 from bitfront.contracts import IGNORE, DataInfo, Dataset, Sample
 from bitfront.errors import DataError, UsageError
-from bitfront.store import atomic_json, atomic_write, new_folder
+from bitfront.store import atomic_json, atomic_write, new_folder, write_file
 
 __all__ = ["Converted", "Progress", "convert", "description", "show"]
 
@@ -81,20 +81,18 @@ def convert(
     with new_folder(out, replaceable=RECORD if overwrite else "") as place:
         for name in parts or dataset.parts():
             samples = dataset.part(name)
-            for kind in ("images", "masks"):
-                (place / name / kind).mkdir(parents=True)
             digits = len(str(len(samples)))
             for index in range(len(samples)):
                 sample = samples[index]
                 file = f"{index:0{digits}d}_{_plain(sample.id)}.png"
-                atomic_write(place / name / "images" / file, images.png(sample.image))
+                write_file(place / name / "images" / file, images.png(sample.image))
                 if sample.mask is not None:
-                    atomic_write(place / name / "masks" / file, images.png(sample.mask))
+                    write_file(place / name / "masks" / file, images.png(sample.mask))
                 if progress:
                     progress(f"write {name}", index + 1, len(samples))
             counts[name] = len(samples)
-        atomic_write(place / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
-        atomic_write(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
+        write_file(place / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
+        write_file(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
         atomic_json(place / RECORD, {"source": dataset.info.name, "from": "data", "to": "masks"})
     return Converted(out / "data.yaml", counts)
 

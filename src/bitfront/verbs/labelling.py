@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.annotations import coco, label_studio, voc
-from bitfront.annotations.opening import RECORD, open_annotations
-from bitfront.annotations.pictures import free_name
+from bitfront.annotations.opening import open_annotations
+from bitfront.annotations.pictures import RECORD, free_name
 from bitfront.annotations.polygons import components, joined, simplify, trace
 from bitfront.annotations.run_lengths import counts_of
 from bitfront.annotations.shapes import IGNORED, Annotation, Picture, Region
 from bitfront.contracts import IGNORE, DataInfo, Dataset
 from bitfront.decode import Decoded, decode_image
 from bitfront.errors import DataError, UsageError, unknown_name
-from bitfront.store import atomic_json, atomic_write, new_folder
+from bitfront.store import atomic_json, new_folder, write_file
 from bitfront.verbs.converting import image_of, is_turned, locate, write_image
 from bitfront.verbs.data import Converted, Progress
 
@@ -212,7 +212,7 @@ def _write(content: _Content, to: str, out: Path, *, overwrite: bool, progress: 
         for part in content.n_images:
             _write_part(place, part, written(part), content.labels, to)
         if to == "label_studio":
-            atomic_write(place / "config.xml", label_studio.configuration(content.labels).encode())
+            write_file(place / "config.xml", label_studio.configuration(content.labels).encode())
         atomic_json(place / RECORD, {"source": content.source, "from": content.kind, "to": to})
     notes = (f"{n_turned} images with an EXIF orientation are written upright, as PNG",) if n_turned else ()
     return Converted(out, dict(content.n_images), notes)
@@ -227,27 +227,22 @@ def _write_part(place: Path, part: str, pictures: Iterable[Picture], labels: Seq
         names = []
         for picture in pictures:
             name = picture.name.rpartition(".")[0]
-            _write_file(place / "Annotations" / f"{name}.xml", voc.compose(picture))
+            write_file(place / "Annotations" / f"{name}.xml", voc.compose(picture))
             names.append(name)
-        _write_file(place / voc.LISTS[0] / f"{part}.txt", "".join(f"{name}\n" for name in names).encode())
+        write_file(place / voc.LISTS[0] / f"{part}.txt", "".join(f"{name}\n" for name in names).encode())
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _write_file(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, data)
+    write_file(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _way_back(info: DataInfo, to: str, out: Path | str) -> str:
     """The command that gives the same label maps again."""
     unlabelled = IGNORED if info.background is None else info.classes[info.background]
-    tokens = ["bitfront", "data", "convert", str(out), "--out", "FOLDER"]
+    tokens = ["bitfront", "data", "convert", str(out)]
     labels = [name for i, name in enumerate(info.classes) if i != info.background]
     if info.background not in (None, 0) or (to != "coco" and labels):
         tokens += ["--classes", ",".join(info.classes)]
     if unlabelled != "background":
         tokens += ["--unlabelled", unlabelled]
-    return shlex.join(tokens)
+    return shlex.join([*tokens, "--out", "FOLDER"])
