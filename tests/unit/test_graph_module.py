@@ -17,7 +17,7 @@ from bitfront.graph.builder import Builder
 from bitfront.graph.ir import Graph
 from bitfront.graph.module import GraphModule
 from bitfront.models.tiny import Tiny
-from bitfront.quant.fake import FakeQuantizer, round_through
+from bitfront.quant.fake import EXPONENT_GAIN, FakeQuantizer, round_through
 from bitfront.quant.formats import Affine, Float16, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.simulate import reference
@@ -143,6 +143,16 @@ def test_gradient_of_a_learned_step() -> None:
     np.testing.assert_allclose(gradients, [1 - 0.6, 7, -8], rtol=1e-5)
 
 
+def test_steps_of_tensors_that_were_all_zero_can_be_learned() -> None:
+    """Their formats have steps whose squares are below float32."""
+    quantizer = FakeQuantizer(Qmn(16, 80), learned=True, n_dims=1)
+    x = torch.zeros(3, requires_grad=True)
+    quantizer(x).sum().backward()
+    assert quantizer.log2_step is not None
+    assert quantizer.log2_step.grad is not None
+    assert quantizer.log2_step.grad.tolist() == [0.0]
+
+
 def test_rounding_rules() -> None:
     x = torch.tensor([-1.5, -0.5, 0.5, 1.5, 0.49999997])
     assert round_through(x).tolist() == [-2, 0, 0, 2, 0]
@@ -207,7 +217,7 @@ def test_formats_that_move_codes_stay_equal(rng: np.random.Generator) -> None:
     module = GraphModule(graph, plan, learn_ranges_after=0)
     assert len([n for n, _ in module.named_parameters()]) == 1
     with torch.no_grad():
-        next(module.parameters()).add_(-1)
+        next(module.parameters()).add_(-1 / EXPONENT_GAIN)
     assert set(module.plan().formats.values()) == {Qmn(8, 8)}
 
 

@@ -10,6 +10,7 @@ their exponent through its rounding (Jain et al. 2020, "Trained quantization thr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ __all__ = ["FakeQuantizer", "round_through", "straight_through"]
 
 
 LARGEST_HALF = 65504.0
+EXPONENT_GAIN = 10.0
+"""How much faster than weights the exponents of powers of two are trained: they move in whole steps (Jain et al. 2020,
+section 5, train thresholds at 1e-2)."""
 
 
 def straight_through(exact: Tensor, passing: Tensor) -> Tensor:
@@ -28,15 +32,19 @@ def straight_through(exact: Tensor, passing: Tensor) -> Tensor:
     return passing + (exact - passing).detach()
 
 
+def _rounded(x: Tensor, rule: str) -> Tensor:
+    if rule == "half_even":
+        return torch.round(x)
+    whole = torch.floor(x)
+    return whole + (x - whole >= 0.5)
+
+
 class _Round(torch.autograd.Function):  # type: ignore[misc]
     """Whole numbers, exactly; gradients pass unchanged."""
 
     @staticmethod
     def forward(_ctx: object, x: Tensor, rule: str) -> Tensor:
-        if rule == "half_even":
-            return torch.round(x)
-        whole = torch.floor(x)
-        return whole + (x - whole >= 0.5)
+        return _rounded(x, rule)
 
     @staticmethod
     def backward(_ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -47,6 +55,29 @@ def round_through(x: Tensor, rule: str = "half_even") -> Tensor:
     """Return whole numbers, half to even or half up, with the gradient of ``x``."""
     rounded: Tensor = _Round.apply(x, rule)
     return rounded
+
+
+class _Quantize(torch.autograd.Function):  # type: ignore[misc]
+    """``step * round(clip(x / step, low, high))`` in few passes; what backward needs is a bool a value, mostly."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any, x: Tensor, step: Tensor, low: float, high: float, rule: str
+    ) -> Tensor:
+        steps = x / step
+        codes = steps.clamp(low, high)
+        inside = codes == steps
+        codes = codes.round_() if rule == "half_even" else _rounded(codes, rule)
+        by_step = codes - steps.mul_(inside) if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(inside, by_step)
+        ctx.shape = step.shape
+        return codes.mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (gradient,), (inside, by_step) = gradients, ctx.saved_tensors
+        step = None if by_step is None else (gradient * by_step).sum_to_size(ctx.shape)
+        return gradient * inside if ctx.needs_input_grad[0] else None, step, None, None, None
 
 
 class FakeQuantizer(nn.Module):  # type: ignore[misc]
@@ -64,13 +95,14 @@ class FakeQuantizer(nn.Module):  # type: ignore[misc]
         self.low, self.high = affine.low - int(np.ravel(zero)[0]), affine.high - int(np.ravel(zero)[0])
         self.register_buffer("scale", torch.from_numpy(np.array(scale, np.float32)), persistent=False)
         if learned:
-            self.log2_step = nn.Parameter(torch.log2(self.scale).reshape(-1))  # a vector: no weight decay
+            self.gain = EXPONENT_GAIN if isinstance(form, Qmn) else 1.0
+            self.log2_step = nn.Parameter(torch.log2(self.scale).reshape(-1) / self.gain)  # a vector: no weight decay
 
     def step(self, learn: bool = True) -> Tensor:
         """Return the step, shaped to broadcast."""
         if self.log2_step is None:
             return self.scale
-        exponent = self.log2_step if learn else self.log2_step.detach()
+        exponent = self.gain * (self.log2_step if learn else self.log2_step.detach())
         step = torch.exp2(round_through(exponent) if isinstance(self.form, Qmn) else exponent)
         return step.reshape(self.scale.shape)
 
@@ -92,7 +124,8 @@ class FakeQuantizer(nn.Module):  # type: ignore[misc]
             return x
         step = self.step(learn)
         low, high = self.bounds(clip)
-        return round_through(torch.clamp(x / step, low, high), rule) * step
+        values: Tensor = _Quantize.apply(x, step, low, high, rule)
+        return values
 
     def bounds(self, clip: Sequence[float] | None) -> tuple[float, float]:
         """Return the centred codes that a tensor can take behind an activation."""
