@@ -152,6 +152,8 @@ class Agreement:
     """UTC, ISO 8601."""
     reference: str = ""
     """Which reference it was compared with."""
+    exceptions: Sequence[str] = ()
+    """What is not promised to agree to the bit, each with its reason and how many codes differed by how much."""
 
 
 @dataclass(frozen=True, slots=True)

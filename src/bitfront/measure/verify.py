@@ -5,8 +5,9 @@ answer the same, and which layer is the first that does not compute what the ref
 The third is asked layer by layer wherever the runtime can show its inner tensors: an output may agree by luck, or
 differ only because one tie far above was rounded the other way.
 
-A plan that begins in float makes codes of sums that every engine adds in its own order. There the reference takes over
-the runtime's codes, where they are within the tolerance, and goes on in integers.
+Where an engine that computes in float32 cannot be held to the bit (:mod:`bitfront.measure.exactness`: codes of float
+sums, sums of more than 24 bits, ties under another rounding), the reference takes over the runtime's codes, where they
+are within the tolerance, and goes on in integers. How many differed, and by how much, is in ``Agreement.exceptions``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from bitfront.contracts import InputContract, OutputContract, Runtime
 from bitfront.errors import DataError, VerificationError
-from bitfront.graph.ir import Graph, Node
+from bitfront.graph.ir import Graph
+from bitfront.measure.exactness import Loose, is_exact
 from bitfront.measure.system import cpu
 from bitfront.quant.formats import Float16, integer
 from bitfront.quant.plan import Plan
@@ -40,7 +42,6 @@ MIN_READOUT = 0.95
 """Share of equal answers at which a file without reference passes."""
 ROUNDING = {"half": (2.0**-9, 2.0**-11), "single": (1e-4, 1e-6)}
 """How far a layer in half or single precision may be off, as fractions of its largest output and its largest input."""
-_EXACT = ("conv", "dense")
 _LINEAR = ("resize", "identity", "reshape", "transpose", "slice", "average_pool", "pad")
 
 Array = NDArray[Any]
@@ -86,25 +87,31 @@ def compare(  # noqa: PLR0917
     if not plan.formats and float_graph is not None:
         graph = float_graph
     unit, counts, first = output_unit(graph, plan), _Counts(), None
+    loose, alone = Loose(graph, plan), _Counts()
     session = runtime.open(path)
     try:
         trace = getattr(session, "trace", None)
-        rounds = trace is not None and any(_leaves_float(node, graph, plan) for node in graph.nodes)
+        rounds = trace is not None and bool(loose.reasons)
         for n, image in enumerate(_single(images, contract)):
             traced = trace(image) if trace is not None and (rounds or n < N_TRACED) else {}
             if n < N_TRACED and traced and first is None:
                 first = first_difference(graph, plan, image, traced, runtime.tolerance_codes)
-            wanted = _follow(graph, plan, image, traced if rounds else {}, runtime.tolerance_codes)
-            counts.add(reference.values(graph, plan, graph.outputs[0], wanted), session.run(image), unit, output)
+            wanted = _follow(graph, plan, image, traced if rounds else {}, runtime.tolerance_codes, loose)
+            got = session.run(image)
+            counts.add(reference.values(graph, plan, graph.outputs[0], wanted), got, unit, output)
+            if rounds and n < N_TRACED:
+                wanted = reference.run(graph, image, plan)[graph.outputs[0]]
+                alone.add(reference.values(graph, plan, graph.outputs[0], wanted), got, unit, output)
     finally:
         session.close()
     depth = f"every layer on {min(counts.images, N_TRACED)} images" if trace is not None else "outputs only"
     if rounds:
-        depth += "; codes of float sums as the runtime rounds them"
+        depth += "; where exceptions are stated, from the runtime's own codes"
     return replace(
         _agreement(runtime, counts, unit, f"bitfront reference, plan {plan.id[:12]}; {depth}"),
         verified=first is None and counts.largest <= runtime.tolerance_codes,
         first_difference=first,
+        exceptions=(*loose.lines(traced=rounds), *([alone.line()] if rounds else [])),
     )
 
 
@@ -209,6 +216,12 @@ class _Counts:
         self.same += int(same.sum())
         self.answers += same.size
 
+    def line(self) -> str:
+        """Say how far the ends are apart where the reference took nothing over."""
+        by = f", by at most {self.largest}" if self.differing else ""
+        same = f"{100 * self.same / self.answers:.4g} % of the answers are the same"
+        return f"end to end on {self.images} images: {self.differing:,} of {self.values:,} outputs differ{by}; {same}"
+
 
 def output_unit(graph: Graph, plan: Plan) -> _Unit:
     """The step of the output's format, or of the last format before it where only linear operators follow."""
@@ -228,16 +241,10 @@ def output_unit(graph: Graph, plan: Plan) -> _Unit:
     return _Unit(FLOAT_STEP[kind], f"{FLOAT_STEP[kind]:g} of the output's range ({kind})", relative=True)
 
 
-def _leaves_float(node: Node, graph: Graph, plan: Plan) -> bool:
-    """Whether a layer makes codes of float values: it may round a tie either way, and what follows amplifies that."""
-    if integer(plan.formats.get(node.output)) is None:
-        return False
-    inputs = [name for name in node.inputs if name not in graph.constants]
-    return any(integer(plan.formats.get(name)) is None for name in inputs)
-
-
-def _follow(graph: Graph, plan: Plan, image: NDArray[np.float32], traced: Mapping[str, Array], tolerance: int) -> Array:
-    """Return the reference's output; where float sums become codes, those of ``traced`` within the tolerance."""
+def _follow(  # noqa: PLR0917
+    graph: Graph, plan: Plan, image: NDArray[np.float32], traced: Mapping[str, Array], tolerance: int, loose: Loose
+) -> Array:
+    """Return the reference's output; of layers that ``loose`` names it takes the codes of ``traced`` if near enough."""
     if not traced:
         return reference.run(graph, image, plan)[graph.outputs[0]]
     form = plan.formats.get(graph.inputs[0])
@@ -245,9 +252,11 @@ def _follow(graph: Graph, plan: Plan, image: NDArray[np.float32], traced: Mappin
     for node in graph.nodes:
         own = {name: held[name] for name in node.inputs if name in held}
         codes = reference.step(graph, plan, node, own)
-        got = traced.get(node.output)
-        if got is not None and _leaves_float(node, graph, plan) and not _differs(codes, _held(got), tolerance):
-            codes = _held(got)
+        if node.output in loose.reasons and node.output in traced:
+            got = _held(traced[node.output])
+            loose.count(node.output, codes, got)
+            if not _differs(codes, got, tolerance):
+                codes = got
         held[node.output] = codes
     return held[graph.outputs[0]]
 
@@ -270,7 +279,7 @@ def first_difference(
     """Return the first tensor, in execution order, that the runtime does not compute as the reference does.
 
     Every layer is computed again from the inputs that the runtime itself had, so a difference is named where it arises.
-    Products of codes are exact; where a runtime may round a tie its own way, ``tolerance`` codes are allowed.
+    What float32 computes exactly must agree to the bit; elsewhere ``tolerance`` codes are allowed.
     """
     source = graph.inputs[0]
     form = plan.formats.get(source)
@@ -286,7 +295,7 @@ def first_difference(
         own = {name: _held(held[name]) for name in inputs}
         wanted = reference.step(graph, plan, node, own)
         if integer(plan.formats.get(node.output)) is not None or wanted.dtype.kind == "i":
-            allowed = 0.0 if _is_exact(node, plan) else float(tolerance)
+            allowed = 0.0 if is_exact(graph, plan, node) else float(tolerance)
         else:
             half = isinstance(plan.formats.get(node.output), Float16)
             share, input_share = ROUNDING["half" if half else "single"]
@@ -295,12 +304,6 @@ def first_difference(
         if _differs(wanted, got, allowed):
             return node.output
     return None
-
-
-def _is_exact(node: Node, plan: Plan) -> bool:
-    """Whether a layer multiplies and adds codes only, so that nothing is left to chance."""
-    names = (*node.inputs[:2], node.output)
-    return node.op in _EXACT and all(integer(plan.formats.get(name)) is not None for name in names)
 
 
 def _held(codes: Array) -> Array:

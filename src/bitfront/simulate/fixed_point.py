@@ -40,6 +40,7 @@ __all__ = [
     "code_bounds",
     "compute",
     "exponents",
+    "fits_float32",
     "interpolation",
     "interpolation_matrix",
     "rounding",
@@ -50,6 +51,8 @@ Array = NDArray[Any]
 ROUNDINGS = ("half_even", "half_up")
 WEIGHT_BITS = 7
 """Bits of an interpolation weight along one axis: with 16-bit codes both axes fit 31 bits."""
+EXACT_FLOAT32 = 2.0**24
+"""Whole numbers below this are exact in float32."""
 MAX_SPREAD = 36
 """Largest difference of the fractional bits of two addends: their sum takes 53 bits."""
 
@@ -167,6 +170,32 @@ _STEPS: Mapping[str, Callable[..., Array]] = {
 def applies(op: str, forms: Sequence[Format | None]) -> bool:
     """Whether an operator whose inputs and output have these formats computes in fixed point."""
     return op in _STEPS and all(isinstance(form, Qmn) for form in forms)
+
+
+def fits_float32(node: Node, forms: Sequence[Qmn], y: Qmn, shape: Sequence[int]) -> bool:
+    """Whether float32 holds every number on the way to the exact result: 24 bits.
+
+    ``shape`` is that of the first input. A mean takes one bit more, so that its quotient is on the right side of a tie.
+    """
+    largest = [float(2 ** (form.bits - form.signed)) for form in forms]
+    if not all(abs(y.frac_bits - form.frac_bits) <= 60 for form in forms):
+        return False
+    finest = max(form.frac_bits for form in forms)
+    if node.op in ("add", "sub"):
+        return sum(m * 2.0 ** (finest - f.frac_bits) for m, f in zip(largest, forms, strict=True)) < EXACT_FLOAT32
+    if node.op == "mul":
+        return largest[0] * largest[1] < EXACT_FLOAT32
+    if node.op == "resize" and node["mode"] == "linear":
+        return largest[0] * 2.0 ** (2 * WEIGHT_BITS) < EXACT_FLOAT32
+    if node.op in ("average_pool", "global_average_pool", "reduce_mean"):
+        return 2 * max(largest[0], 2.0**y.bits) * _n_averaged(node, shape) < EXACT_FLOAT32
+    return True
+
+
+def _n_averaged(node: Node, shape: Sequence[int]) -> int:
+    if node.op == "average_pool":
+        return int(np.prod(node["kernel"]))
+    return int(np.prod([shape[a] for a in (node["axes"] if node.op == "reduce_mean" else (2, 3))]))
 
 
 def check_spread(node: Node, shifts: Sequence[int]) -> None:

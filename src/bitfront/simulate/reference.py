@@ -39,7 +39,7 @@ from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
 from bitfront.simulate.quantized import KERNELS, applies
 
-__all__ = ["bias_codes", "is_fixed_point", "moves", "run", "step", "values"]
+__all__ = ["bias_codes", "is_fixed_point", "largest_sum", "moves", "run", "step", "values"]
 
 Array = NDArray[Any]
 MOVING = ("max_pool", "slice", "reshape", "transpose", "argmax", "concat", "resize", "identity", "pad")
@@ -104,6 +104,19 @@ def bias_codes(graph: Graph, plan: Plan, node: Node) -> NDArray[np.int64]:
     codes = np.rint(_constant(graph, plan, node.inputs[2]).astype(np.float64) / scale)
     saturated: NDArray[np.int64] = np.clip(codes, -(2.0**31), 2.0**31 - 1).astype(np.int64)
     return saturated
+
+
+def largest_sum(graph: Graph, plan: Plan, node: Node) -> float:
+    """Return the bound of an accumulator of ``conv`` or ``dense`` between integer formats: sum |w| max |x| + |b|."""
+    x, w = _affine(plan, node.inputs[0]), _affine(plan, node.inputs[1])
+    weight = w.encode(graph.constants[node.inputs[1]])
+    zero = x.zero_point[0]
+    bias = bias_codes(graph, plan, node)
+    return _largest_sum(weight - w.parameters(weight.ndim)[1], max(x.high - zero, zero - x.low), bias)
+
+
+def _largest_sum(weight: Array, reach: int, bias: Array) -> float:
+    return float((np.abs(weight).sum(axis=tuple(range(1, weight.ndim))) * reach + np.abs(bias)).max())
 
 
 def is_fixed_point(plan: Plan, node: Node) -> bool:
@@ -234,7 +247,7 @@ class _Run:
         weight = weight_form.encode(self.graph.constants[node.inputs[1]])
         weight = weight - weight_form.parameters(weight.ndim)[1]
         reach = max(form.high - zero, zero - form.low)
-        bound = float((np.abs(weight).sum(axis=tuple(range(1, weight.ndim))) * reach + np.abs(bias)).max())
+        bound = _largest_sum(weight, reach, bias)
         if bound >= EXACT_FLOAT64:
             raise DataError(f"layer '{node.name}': its sums need more than 53 bits", hint="use fewer bits")
         dtype = np.float32 if bound < EXACT_FLOAT32 else np.float64

@@ -20,7 +20,7 @@ from bitfront.graph.ir import Node
 from bitfront.graph.torch_operators import OPERATORS, convolve, pad
 from bitfront.quant.formats import Affine, Float16, Format, Qmn, integer
 from bitfront.simulate import fixed_point, operators, quantized
-from bitfront.simulate.torch_linear import EXACT_FLOAT32, round_steps
+from bitfront.simulate.torch_linear import round_steps
 
 __all__ = [
     "codes",
@@ -131,7 +131,7 @@ def fixed_step(node: Node, forms: Sequence[Qmn], y: Qmn, rule: str, shape: Seque
     fixed_point.check_spread(node, shifts)
     if node.op == "mul":
         shifts = [shifts[0], -forms[1].frac_bits]
-    dtype = torch.float32 if _fits_float32(node, forms, shifts, shape) else torch.float64
+    dtype = torch.float32 if fixed_point.fits_float32(node, forms, y, shape) else torch.float64
     clip = (node["lo"], node["hi"]) if node.op == "clip" else node.attributes.get("clip")
     low, high = fixed_point.code_bounds(y, clip)
     compute = _FIXED.get(node.op, OPERATORS[node.op])
@@ -146,28 +146,6 @@ def fixed_step(node: Node, forms: Sequence[Qmn], y: Qmn, rule: str, shape: Seque
         return round_steps(compute(node, *aligned), rule).clamp_(low, high).float()
 
     return step
-
-
-def _fits_float32(node: Node, forms: Sequence[Qmn], shifts: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether the exact result, or the sum of a mean over an input of this shape, takes at most 24 bits."""
-    largest = [float(2 ** (form.bits - form.signed)) for form in forms]
-    if not all(-60 <= shift <= 60 for shift in shifts):
-        return False
-    if node.op in ("add", "sub"):
-        return sum(m * 2.0 ** (s - min(shifts)) for m, s in zip(largest, shifts, strict=True)) < EXACT_FLOAT32
-    if node.op == "mul":
-        return largest[0] * largest[1] < EXACT_FLOAT32
-    if node.op == "resize" and node["mode"] == "linear":
-        return largest[0] * 2.0 ** (2 * fixed_point.WEIGHT_BITS) < EXACT_FLOAT32
-    if node.op in ("average_pool", "global_average_pool", "reduce_mean"):
-        return largest[0] * _n_averaged(node, shape) < EXACT_FLOAT32
-    return True
-
-
-def _n_averaged(node: Node, shape: Sequence[int]) -> int:
-    if node.op == "average_pool":
-        return int(np.prod(node["kernel"]))
-    return int(np.prod([shape[a] for a in (node["axes"] if node.op == "reduce_mean" else (2, 3))]))
 
 
 class _Interpolation:
