@@ -156,16 +156,9 @@ class Fast:
             yield positions, held
 
     def _batches(self, subset: Sequence[int] | None) -> Iterator[tuple[int, ...]]:
-        """Positions that run together: always the same neighbours, so that prefixes are found again."""
-        chosen = range(self.n_images) if subset is None else subset
-        group: list[int] = []
-        for position in chosen:
-            if group and position // self.batch_size != group[0] // self.batch_size:
-                yield tuple(group)
-                group = []
-            group.append(int(position))
-        if group:
-            yield tuple(group)
+        """Positions that run together: of a subset always the same, so that prefixes are found again."""
+        chosen = tuple(range(self.n_images)) if subset is None else tuple(int(i) for i in subset)
+        return (chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size))
 
     def _execute(
         self,
@@ -206,23 +199,10 @@ class Fast:
         """Return where to begin, and what is alive there."""
         for cut in sorted(prefix, reverse=True):
             if (wanted & self._made[cut]) <= self._live[cut]:
-                found = self._found(prefix[cut], positions)
+                found = self._prefixes.get((prefix[cut], positions))
                 if found is not None:
-                    return cut + 1, found
+                    return cut + 1, {name: _restored(value) for name, value in found.items()}
         return 0, None
-
-    def _found(self, key: Hashable, positions: tuple[int, ...]) -> dict[str, Tensor] | None:
-        """Return what was kept for these images, or for all of their batch."""
-        found = self._prefixes.get((key, positions))
-        if found is not None:
-            return {name: _restored(value) for name, value in found.items()}
-        first = positions[0] // self.batch_size * self.batch_size
-        batch = tuple(range(first, min(first + self.batch_size, self.n_images)))
-        found = self._prefixes.get((key, batch))
-        if found is None:
-            return None
-        rows = [position - first for position in positions]
-        return {name: _restored(value[rows]) for name, value in found.items()}
 
     def _store(self, key: Hashable, cut: int, plan: Plan, held: Mapping[str, Tensor]) -> None:
         if key not in self._prefixes:

@@ -145,8 +145,8 @@ def _per_channel(vector: NDArray[np.float64], node: Node) -> Tensor:
     return torch.from_numpy(vector.reshape(1, -1, *[1] * (2 if node.op == "conv" else 0)).copy())
 
 
-def _tensor(weight: NDArray[np.generic], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(weight.astype(np.float32)).to(device)
+def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array.astype(np.float32)).to(device)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
@@ -194,7 +194,7 @@ def _cut(codes: NDArray[np.int64], n: int, bits: int) -> list[NDArray[np.int64]]
 
 
 def _cut_tensor(x: Tensor, n: int, bits: int) -> Sequence[Tensor]:
-    """Return ``n`` pieces that add up to ``x``, lowest first: multiples of ``2**(k bits)``, each cut off by rounding."""
+    """Return ``n`` pieces that add up to ``x``, lowest first, the k-th in multiples of ``2**(k bits)``."""
     pieces = []
     for k in range(1, n):
         magic = 1.5 * 2.0 ** (23 + k * bits)  # beyond it float32 holds multiples of 2**(k bits) only

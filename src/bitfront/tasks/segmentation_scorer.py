@@ -39,6 +39,29 @@ class _Labels:
     """Pixels of the image."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """The same of two classes."""
+
+    pixels: NDArray[np.float32]
+    """``(2, h * w)``: pixels of the image with each label."""
+    total: NDArray[np.float64]
+    """``(2,)``: all of them."""
+
+    def counts(self, guess: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return ``(3, 2)``, see :meth:`SegmentationScorer.count`."""
+        false, true = self.pixels @ guess.ravel().astype(np.float32)
+        background, labelled = self.total
+        return np.array(
+            [
+                [background - false, true],
+                [background, labelled],
+                [background + labelled - false - true, false + true],
+            ],
+            np.int64,
+        )
+
+
 class SegmentationScorer:
     """See :class:`bitfront.contracts.Scorer`: counts are ``(3, K)``, as the meter has them."""
 
@@ -46,7 +69,7 @@ class SegmentationScorer:
         """Keep the labels of ``samples``. Raises UsageError for unknown scores, DataError without labels."""
         self._info, self._score, self._read = info, checked_score(info, score), read
         self._masks = [_mask(sample, len(info.classes)) for sample in samples]
-        self._labels: dict[tuple[int, tuple[int, int]], _Labels | NDArray[np.float32]] = {}
+        self._labels: dict[tuple[int, tuple[int, int]], _Labels | _Pair] = {}
 
     def count(self, positions: Sequence[int], outputs: NDArray[Any]) -> list[NDArray[np.int64]]:
         """Return ``(3, K)`` correct, labelled and predicted pixels of each sample, at its own size."""
@@ -60,15 +83,13 @@ class SegmentationScorer:
     def _count(self, position: int, guess: NDArray[np.uint8]) -> NDArray[np.int64]:
         k = len(self._info.classes)
         known = self._labels_of(position, (guess.shape[0], guess.shape[1]))
-        if isinstance(known, _Labels):
-            cells = known.row + guess.ravel()[known.pixel]
-            confusion = np.bincount(cells, known.count, k * k).reshape(k, k)
-        else:
-            second = known @ guess.ravel().astype(np.float32)
-            confusion = np.stack([known.sum(1) - second, second], axis=1)
+        if isinstance(known, _Pair):
+            return known.counts(guess)
+        cells = known.row + guess.ravel()[known.pixel]
+        confusion = np.bincount(cells, known.count, k * k).reshape(k, k)
         return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)]).astype(np.int64)
 
-    def _labels_of(self, position: int, size: tuple[int, int]) -> _Labels | NDArray[np.float32]:
+    def _labels_of(self, position: int, size: tuple[int, int]) -> _Labels | _Pair:
         key = (position, size)
         if key not in self._labels:
             self._labels[key] = _under(self._masks[position], size, len(self._info.classes))
@@ -84,17 +105,18 @@ def _mask(sample: Sample, n_classes: int) -> NDArray[np.uint8]:
     return sample.mask
 
 
-def _under(mask: NDArray[np.uint8], size: tuple[int, int], n_classes: int) -> _Labels | NDArray[np.float32]:
+def _under(mask: NDArray[np.uint8], size: tuple[int, int], n_classes: int) -> _Labels | _Pair:
     """Count the labels of ``mask`` under every pixel of a map of ``size`` that is resized to it.
 
-    Of two classes ``(2, h * w)`` counts: a product with the prediction, exact in float32, is quicker than a lookup.
+    Of two classes, a product with the prediction, exact in float32, is quicker than a lookup.
     """
     rows, columns = (_source(n, wanted) for n, wanted in zip(size, mask.shape, strict=True))
     pixel = rows[:, None] * size[1] + columns[None, :]
     keep = mask != IGNORE
     found = np.bincount(pixel[keep] * n_classes + mask[keep], minlength=size[0] * size[1] * n_classes)
     if n_classes == 2 and mask.size < EXACT:
-        return np.ascontiguousarray(found.reshape(-1, 2).T, np.float32)
+        pixels = np.ascontiguousarray(found.reshape(-1, 2).T, np.float32)
+        return _Pair(pixels, pixels.sum(1, dtype=np.float64))
     cells = np.flatnonzero(found)
     return _Labels(
         (cells // n_classes).astype(np.int32),
