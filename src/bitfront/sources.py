@@ -135,6 +135,8 @@ class Source:
     """Whether other sizes are possible (an ONNX file may fix its own)."""
     weights: tuple[Weights, ...] = ()
     """Checkpoints to start from, for the architectures they fit."""
+    backbones: tuple[Weights, ...] = ()
+    """Files whose feature extractor fits: architectures that none of ``weights`` fits start from theirs."""
     path: Path | None = None
     """The file, when there is one."""
     digest: str = ""
@@ -162,6 +164,12 @@ class Source:
         fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
         return fitting[0] if fitting else None
 
+    def backbone_for(self, knobs: Mapping[str, Any]) -> Weights | None:
+        """Return the file whose feature extractor fits an architecture; ``None`` without one."""
+        options = _complete(self.family, {**self.options, **knobs})
+        fitting = [w for w in self.backbones if all(options.get(k, v) == v for k, v in w.options.items())]
+        return min(fitting, key=lambda w: w.path.name, default=None)
+
     def trained_size(self, weights: Weights) -> tuple[int, int]:
         """Return the size that a checkpoint was trained at, as it says, as the user said, or as is usual."""
         if weights.input is not None:
@@ -171,7 +179,8 @@ class Source:
     def build(self, knobs: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None) -> nn.Module:
         """Build the torch module, with the weights that fit it if there are any, else fresh ones.
 
-        Fresh weights are drawn from torch's current generator. Raises UsageError, DataError.
+        Where a file fits its feature extractor only, that part has its weights. Fresh weights are drawn from torch's
+        current generator. Raises UsageError, DataError.
         """
         if self.family is None:
             raise UsageError(
@@ -179,11 +188,14 @@ class Source:
                 hint="`bitfront train --recipe` trains it as it is: --recipe float32, --recipe int8, ...",
             )
         from bitfront.train.checkpoints import load_into
+        from bitfront.train.optimizer import backbone_prefixes
 
         module = _build(self.family, {**self.options, **(knobs or {})}, self.name)
         found = self.weights_for(knobs or {}, size or (self.input.height, self.input.width))
         if found is not None:
             load_into(module, arrays(found.path, self.family), str(found.path))
+        elif (part := self.backbone_for(knobs or {})) is not None:
+            load_into(module, arrays(part.path, self.family), str(part.path), backbone_prefixes(module))
         return module
 
     def graph(self, size: tuple[int, int] | None = None) -> Graph:
@@ -271,7 +283,8 @@ def _from_catalogue(request: _Request) -> Source:
     _check_options(name, family, options)
     model = family(**options)
     given = {**options, "channels": model.channels}
-    return Source(
+    found = find_weights(request.weights, family, name)
+    source = Source(
         kind="catalogue",
         name=name,
         input=_contract(FRESH_SIZE, model.channels, request),
@@ -280,9 +293,15 @@ def _from_catalogue(request: _Request) -> Source:
         options=given,
         knobs={k: v for k, v in family.knobs.items() if k not in request.settings},
         size_multiple=family.size_multiple,
-        weights=find_weights(request.weights, family, name),
+        weights=found.whole,
+        backbones=found.backbones,
         digest=content_id("catalogue", name, given),
     )
+    part = source.backbone_for({})
+    if part is None or source.weights_for({}, FRESH_SIZE) is not None:
+        return source
+    note = f"the feature extractor starts from {part.path.name}, the rest from scratch"
+    return replace(source, notes=(note,))
 
 
 def _from_factory(request: _Request) -> Source:
@@ -302,7 +321,7 @@ def _from_factory(request: _Request) -> Source:
         options=options,
         knobs={k: v for k, v in getattr(factory, "knobs", {}).items() if k not in request.settings},
         size_multiple=int(getattr(factory, "size_multiple", FACTORY_MULTIPLE)),
-        weights=find_weights(request.weights, factory, text),
+        weights=find_weights(request.weights, factory, text).whole,
         digest=content_id("factory", text, options, {k: list(v.shape) for k, v in module.state_dict().items()}),
     )
 

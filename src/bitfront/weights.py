@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitfront.contracts import InputContract
 from bitfront.errors import DataError, UsageError
@@ -17,7 +17,7 @@ from bitfront.factories import find_factory
 from bitfront.record import digest_file, from_json
 from bitfront.registry import load, names
 
-__all__ = ["SUFFIXES", "Weights", "arrays", "find_weights", "recognise", "require_file", "require_torch"]
+__all__ = ["SUFFIXES", "Found", "Weights", "arrays", "find_weights", "recognise", "require_file", "require_torch"]
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -36,6 +36,14 @@ class Weights:
     """How it was trained to be fed; ``None`` for files that do not say."""
     classes: tuple[str, ...] = field(default=())
     """Classes it was trained for; empty for files that do not say."""
+
+
+class Found(NamedTuple):
+    """Checkpoints of a family: those of a whole network, and those that have its feature extractor."""
+
+    whole: tuple[Weights, ...] = ()
+    backbones: tuple[Weights, ...] = ()
+    """With the options that the feature extractor asks for, no others."""
 
 
 def recognise(path: Path) -> Weights:
@@ -66,33 +74,42 @@ def _described(path: Path, header: Mapping[str, Any]) -> Weights:
     return Weights(path, digest_file(path), str(header["model"]), options, contract, classes)
 
 
-def find_weights(place: Path | None, family: Any, name: str) -> tuple[Weights, ...]:
+def find_weights(place: Path | None, family: Any, name: str) -> Found:
     """Return the checkpoints in a file or folder that fit a family. Raises DataError when there are none."""
     if place is None:
-        return ()
+        return Found()
     files = sorted(place.glob("*.safetensors")) if place.is_dir() else [require_file(str(place))]
-    found = [w for path in files if (w := _fitting(path, family, name)) is not None]
-    if not found:
+    found = [_fitting(path, family, name) for path in files]
+    whole, backbones = (tuple(w for w in column if w is not None) for column in zip(*found, strict=True))
+    if not whole + backbones:
         raise DataError(f"'{place}' holds no checkpoint of {name}", hint="give a .safetensors file or a folder of them")
-    return tuple(found)
+    return Found(whole, backbones)
 
 
-def _fitting(path: Path, family: Any, name: str) -> Weights | None:
+def _fitting(path: Path, family: Any, name: str) -> tuple[Weights | None, Weights | None]:
+    """Return what a file is to a family: a whole network, and a feature extractor."""
     header, state = _read(path)
+    if header.get("model", name) != name:
+        return None, None
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    backbone = family.recognise_backbone(shapes) if hasattr(family, "recognise_backbone") else None
+    part = None if backbone is None else Weights(path, digest_file(path), name, backbone)
     if "model" in header:
-        return _described(path, header) if header["model"] == name else None
+        return _described(path, header), part
     if not hasattr(family, "recognise"):
-        return Weights(path, digest_file(path), name, {})
-    options = family.recognise({key: tuple(value.shape) for key, value in state.items()}, path.stem)
-    return None if options is None else Weights(path, digest_file(path), name, options)
+        return Weights(path, digest_file(path), name, {}), None
+    options = family.recognise(shapes, path.stem)
+    return None if options is None else Weights(path, digest_file(path), name, options), part
 
 
 def arrays(path: Path, family: Any) -> dict[str, Any]:
-    """Return a file's arrays under the family's own keys. Raises DataError."""
+    """Return a file's arrays under the family's own keys, their axes in its order. Raises DataError."""
     header, state = _read(path)
     if header or not hasattr(family, "rename"):
         return state
-    return {new: value for key, value in state.items() if (new := family.rename(key)) is not None}
+    axes = getattr(family, "axes", lambda _: None)
+    ordered = {key: value if (order := axes(key)) is None else value.transpose(order) for key, value in state.items()}
+    return {new: value for key, value in ordered.items() if (new := family.rename(key)) is not None}
 
 
 def family_of(name: str) -> Any:
@@ -134,10 +151,18 @@ def _pickled(path: Path) -> dict[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
+        state = _flat(state.get("state_dict", state))
         return {str(k): (v.float() if v.is_floating_point() else v).numpy() for k, v in state.items()}
     except Exception as error:
         raise DataError(
             f"'{path}' is damaged, or holds more than tensors and could run code when opened",
             hint="where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
         ) from error
+
+
+def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the names of a state dict that is kept part by part."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        found |= {f"{key}.{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {key: value}
+    return found

@@ -88,6 +88,14 @@ def train(
     schedule: Annotated[str | None, Parameter(help="cosine, polynomial, step or constant [default: cosine].")] = None,
     augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
     patience: Annotated[int | None, whole("Stop after so many epochs without a better score; 0: never.", 0)] = None,
+    freeze: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(),
+            metavar="PART",
+            help="Not trained: backbone (the feature extractor), a part, or a pattern (features.0.*). Repeatable.",
+        ),
+    ] = None,
     time: Annotated[str | None, Parameter(help="Finish cleanly after so long, e.g. 1h.")] = None,
     seed: Seed = None,
     dry_run: DryRun = False,
@@ -111,6 +119,7 @@ def train(
         {**given, **(of_float if under.given else shared.fill(**of_float))},
         schedule=schedule,
         patience=patience,
+        freeze=None if freeze is None else tuple(freeze),
     )
     place = (required(given["model"], "MODEL"), required(given["data"], "DATA"))
     common = {"options": options, "settings": knobs(set_, shared), **model_options.fill(shared)}

@@ -81,11 +81,17 @@ def read_header(path: Path) -> dict[str, Any]:
     return _header(table, path)
 
 
-def load_into(module: Any, state: Mapping[str, NDArray[Any]], what: str = "checkpoint") -> None:
-    """Load arrays into a torch module; every key and shape must fit. DataError names the first that does not."""
+def load_into(
+    module: Any, state: Mapping[str, NDArray[Any]], what: str = "checkpoint", prefixes: tuple[str, ...] = ()
+) -> None:
+    """Load arrays into a torch module; every key and shape must fit. DataError names the first that does not.
+
+    With ``prefixes`` only the keys that begin so, on both sides, are looked at; the rest of the module stays.
+    """
     import torch
 
-    own = module.state_dict()
+    own = {key: value for key, value in module.state_dict().items() if key.startswith(prefixes or "")}
+    state = {key: value for key, value in state.items() if key.startswith(prefixes or "")}
     for key, value in own.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):

@@ -11,7 +11,7 @@ from torch import nn
 from bitfront.errors import UsageError
 from bitfront.train.options import TrainOptions
 
-__all__ = ["BACKBONE", "adam", "freeze", "training_outputs"]
+__all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_outputs"]
 
 BACKBONE = "backbone"
 """The name of a network's feature extractor among the patterns of ``freeze``."""
@@ -27,6 +27,11 @@ def adam(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=options.rate, fused=True)
 
 
+def backbone_prefixes(module: nn.Module) -> tuple[str, ...]:
+    """Return how the keys of a network's feature extractor begin."""
+    return tuple(f"{part}." for part in getattr(module, "backbone_parts", (BACKBONE,)))
+
+
 def freeze(module: nn.Module, patterns: Sequence[str]) -> nn.ModuleList:
     """Exclude the parameters whose names match from training; every other one is trained.
 
@@ -39,8 +44,8 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> nn.ModuleList:
     names = [name for name, _ in module.named_parameters()]
     frozen: set[str] = set()
     for pattern in patterns:
-        parts = getattr(module, "backbone_parts", (pattern,)) if pattern == BACKBONE else (pattern,)
-        found = {name for name in names for p in parts if fnmatch.fnmatchcase(name, p) or name.startswith(f"{p}.")}
+        prefixes = backbone_prefixes(module) if pattern == BACKBONE else (f"{pattern}.",)
+        found = {name for name in names if name.startswith(prefixes) or fnmatch.fnmatchcase(name, pattern)}
         if not found:
             raise UsageError(f"freeze: no parameter matches '{pattern}'", hint=f"names look like '{names[0]}'")
         frozen |= found
