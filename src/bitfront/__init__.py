@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bitfront.verbs.inspecting import inspect as inspect
     from bitfront.verbs.making import export as export
     from bitfront.verbs.making import quantize as quantize
+    from bitfront.verbs.quantized_training import train_quantized as train_quantized
     from bitfront.verbs.scoring import evaluate as evaluate
     from bitfront.verbs.scoring import predict as predict
     from bitfront.verbs.statistics import stats as stats
@@ -49,6 +50,7 @@ _PLACES = {
     "search": "pipeline",
     "stats": "verbs.statistics",
     "train": "verbs.training",
+    "train_quantized": "verbs.quantized_training",
     "verify": "verbs.checking",
 }
 

@@ -102,7 +102,8 @@ class Menu:
         for tensor, leader in self.followers.items():
             if leader in formats:
                 formats[tensor] = formats[leader]
-        return Plan(recipe, formats, {"rounding": self.options.rounding, "rule": self.options.rule})
+        names = ("rounding", "rule", "equalized")
+        return Plan(recipe, formats, {name: getattr(self.options, name) for name in names})
 
     def finished(self, plan: Plan) -> Graph:
         """Return the graph to export under a plan of this menu: biases make up for the rounding of their weights."""
