@@ -35,4 +35,7 @@ CATALOG: dict[str, str] = {
     "objective/macs": "bitfront.objectives.macs:Macs",
     "objective/ram": "bitfront.objectives.ram:Ram",
     "objective/flash": "bitfront.objectives.flash:Flash",
+    "tracker/tensorboard": "bitfront.trackers.tensorboard:TensorBoard",
+    "tracker/mlflow": "bitfront.trackers.mlflow:MlFlow",
+    "tracker/wandb": "bitfront.trackers.wandb:WeightsAndBiases",
 }

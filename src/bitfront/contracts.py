@@ -355,11 +355,28 @@ class Objective(Protocol):
         """The number of a :class:`bitfront.record.Record`, or ``None`` when it was not measured."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
-    """Sends curves and results elsewhere; a failing tracker never stops a run."""
+    """Sends parameters, curves and files elsewhere; never over a network, and a failing tracker never stops a run."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why this tracker cannot be used here and what to install; empty when it can."""
+
+    @classmethod
+    def open(cls, folder: Path, run: str) -> Tracker:
+        """Open the run named ``run`` below ``folder``, which all runs share; a known name goes on with that run."""
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log what the run was asked for: name -> plain value."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers of one step."""
+
+    def artifact(self, path: Path, name: str) -> None:
+        """Log a file of the run under a name with forward slashes."""
 
     def close(self) -> None:
         """Flush."""

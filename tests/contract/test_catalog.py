@@ -17,7 +17,7 @@ from bitfront.quant.recipes import RECIPES
 from bitfront.registry import load, names
 from bitfront.verbs.looking import LISTED, catalogue
 
-PROTOCOLS = {kind: getattr(contracts, kind.capitalize()) for kind in KINDS if kind != "tracker"}
+PROTOCOLS = {kind: getattr(contracts, kind.capitalize()) for kind in KINDS}
 EVERY = pytest.mark.parametrize("line", CATALOG)
 MODELS = pytest.mark.parametrize("name", names("model"))
 TASKS = pytest.mark.parametrize("name", names("task"))
