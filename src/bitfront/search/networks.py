@@ -7,6 +7,7 @@ Nothing is kept between searches but what :class:`bitfront.search.evaluations.Ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,23 @@ def _gene(dish: Dish) -> Gene:
 def bits_of(space: Space, genome: Genome) -> dict[str, int]:
     """Return tensor -> bits."""
     return {gene.name: bits for gene, bits in zip(space.genes, genome, strict=True)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Float:
+    """An output of the float network for one image."""
+
+    values: NDArray[np.float32]
+    variance: float
+
+    @staticmethod
+    def of(values: NDArray[np.float32]) -> _Float:
+        return _Float(values.copy(), float(np.var(values, dtype=np.float64)) + 1e-12)
+
+    def distance(self, values: NDArray[np.float32]) -> float:
+        """Return the mean squared difference in units of the variance."""
+        difference = (values - self.values).ravel()
+        return float(difference @ difference) / difference.size / self.variance
 
 
 class NetworkEvaluator:
@@ -77,7 +95,7 @@ class NetworkEvaluator:
         self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, biases=menu.biases, **options)
         self._scorer = scorer
         self.n_images = len(images)
-        self._floats: dict[int, list[NDArray[np.float32]]] = {}
+        self._floats: dict[int, list[_Float]] = {}
         self.id = content_id(
             menu.graph.id, [(d.tensor, dict(d.formats)) for d in menu.dishes], menu.options, images, identity
         )
@@ -102,18 +120,17 @@ class NetworkEvaluator:
                 distances.append(0.0 if is_float else _distance([v[row] for v in values], self._float(position)))
         return Evaluation(self._scorer.score(counts), float(np.mean(distances)))
 
-    def _float(self, position: int) -> list[NDArray[np.float32]]:
+    def _float(self, position: int) -> list[_Float]:
         """Return the float network's outputs for one image: always those of its whole batch, which sums alike."""
         if position not in self._floats:
             first = position // self.fast.batch_size * self.fast.batch_size
             batch = range(first, min(first + self.fast.batch_size, self.n_images))
             (positions, outputs), *_ = self.fast.values(self.menu.plan({}), batch)
             values = [output.cpu().numpy() for output in outputs.values()]
-            self._floats[position] = [v[positions.index(position)].copy() for v in values]
+            self._floats[position] = [_Float.of(v[positions.index(position)]) for v in values]
         return self._floats[position]
 
 
-def _distance(values: Sequence[NDArray[np.float32]], floats: Sequence[NDArray[np.float32]]) -> float:
+def _distance(values: Sequence[NDArray[np.float32]], floats: Sequence[_Float]) -> float:
     """Return the mean squared difference, in units of each output's variance, averaged over the outputs."""
-    pairs = [(v.astype(np.float64), f.astype(np.float64)) for v, f in zip(values, floats, strict=True)]
-    return float(np.mean([np.mean((v - f) ** 2) / (np.var(f) + 1e-12) for v, f in pairs]))
+    return float(np.mean([f.distance(v) for v, f in zip(values, floats, strict=True)]))
