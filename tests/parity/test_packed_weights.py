@@ -115,3 +115,20 @@ def test_the_file_follows_the_plan(tmp_path: Path, rng: np.random.Generator) -> 
     three = export(graph, plan, tmp_path / "3").stat().st_size
     four = export(graph, Plan("fixed_point", {**plan.formats, "mix.w": Qmn(4, 2)}), tmp_path / "4").stat().st_size
     assert three == four, "odd widths in the next wider type"
+
+
+def test_wider_types_are_stated(rng: np.random.Generator) -> None:
+    graph = network(rng)
+    weights: dict[str, Format] = {
+        "stem.w": Qmn(3, 2),
+        "mix.w": Qmn(6, 5),
+        "head.w": Qmn(4, 3),
+        "depthwise.w": Qmn(4, 3),
+    }
+    others: dict[str, Format] = {"stem": Qmn(6, 2), "image": Qmn(8, 5), "total": Qmn(12, 5), "mix.b": Qmn(16, 8)}
+    assert OnnxRuntime().notes(graph, Plan("p", {**weights, **others})) == (
+        "weights in wider types: 1 of 3 bits in 4, 1 of 4 bits in 8, 1 of 6 bits in 8",
+        "activations in wider types: 1 of 6 bits in 8, 1 of 12 bits in 16",
+        "biases in wider types: 1 of 16 bits in 32",
+    )
+    assert OnnxRuntime().notes(graph, Plan("p", {"mix.w": Qmn(4, 3), "image": Qmn(8, 5)})) == ()

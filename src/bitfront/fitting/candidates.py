@@ -214,6 +214,7 @@ def _make(
         )
     finally:
         session.close()
+    told = getattr(shop.runtime, "notes", lambda graph, plan: ())
     counts, costs, bits = network.counts, Costs(graph), bits_of(plan)
     artifact = Artifact(
         path=path.relative_to(shop.folder).as_posix(),
@@ -238,4 +239,5 @@ def _make(
         peak_bytes=int(costs.ram_bytes(bits)),
         train_seconds=train_seconds,
         seconds=seconds + (train_seconds or 0.0),
+        notes=(*told(graph, plan), *agreement.exceptions),
     )

@@ -29,7 +29,7 @@ from bitfront.quant.formats import Affine, Float16, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate.reference import bias_codes
 
-__all__ = ["TensorWriter", "code_bounds", "codes_name"]
+__all__ = ["TensorWriter", "code_bounds", "codes_name", "storage_notes", "stored_bits"]
 
 PACKED = {2: TensorProto.INT2, 4: TensorProto.INT4}
 """Bits -> the type that holds signed constants, two or four codes a byte."""
@@ -143,10 +143,9 @@ class TensorWriter:
 
     def _store_codes(self, tensor: str, codes: NDArray[np.int64], form: Affine) -> str:
         """Store the codes of a constant in the narrowest type; returns the name of their 8 or 16 bits."""
-        name, dtype = codes_name(tensor), self.dtype(form, tensor)
-        bits = next((b for b in PACKED if form.bits <= b), 0)
-        if not bits or not form.signed or codes.size < PACKED_FROM:
-            return self.constant(name, codes.astype(dtype))
+        name, bits = codes_name(tensor), stored_bits(form, codes.size)
+        if bits not in PACKED:
+            return self.constant(name, codes.astype(self.dtype(form, tensor)))
         self.narrowest = min(self.narrowest, bits)
         packed = codes.astype(helper.tensor_dtype_to_np_dtype(PACKED[bits]))
         return self.emit("Cast", [self.constant(f"{name}@packed", packed)], name, to=TensorProto.INT8)
@@ -259,3 +258,32 @@ def code_bounds(form: Affine, clip: Sequence[float] | None) -> tuple[int, int]:
         return form.low, form.high
     codes = form.encode(np.asarray(clip, np.float32))
     return int(codes[0]), int(codes[1])
+
+
+def stored_bits(form: Affine, size: int) -> int:
+    """Return the bits that each of a constant's ``size`` codes takes in the file."""
+    packed = next((bits for bits in PACKED if form.bits <= bits), 0)
+    if packed and form.signed and size >= PACKED_FROM:
+        return packed
+    return 8 if form.bits <= 8 else 16
+
+
+def storage_notes(graph: Graph, plan: Plan) -> tuple[str, ...]:
+    """Say which widths of a plan a file holds in wider types, a line for each kind of tensor."""
+    wider: dict[str, dict[tuple[int, int], int]] = {}
+    for name, given in plan.formats.items():
+        form, tensor = integer(given), graph.tensors.get(name)
+        if form is None or tensor is None:
+            continue
+        bits = 8 if form.bits <= 8 else 16
+        if name in graph.constants:
+            bits = 32 if tensor.kind == "bias" else stored_bits(form, graph.constants[name].size)
+        kind = {"weight": "weights", "bias": "biases", "activation": "activations"}.get(tensor.kind, tensor.kind + "s")
+        if bits != form.bits:
+            counts = wider.setdefault(kind, {})
+            counts[form.bits, bits] = counts.get((form.bits, bits), 0) + 1
+    return tuple(
+        f"{kind} in wider types: "
+        + ", ".join(f"{n} of {own} bits in {held}" for (own, held), n in sorted(found.items()))
+        for kind, found in wider.items()
+    )

@@ -83,6 +83,12 @@ class OnnxRuntime:
         atomic_write(path, model.SerializeToString(deterministic=True))
         return path
 
+    def notes(self, graph: Graph, plan: Plan) -> tuple[str, ...]:
+        """Say which widths of a plan its file holds in wider types: those of 2, 4, 8 and 16 bits."""
+        from bitfront.runtimes import onnx_tensors
+
+        return onnx_tensors.storage_notes(graph, plan)
+
     def open(self, path: Path, threads: int = 1) -> OnnxSession:
         """Open an ``.onnx`` file, ours or another's. Raises DataError when it is damaged or ONNX Runtime refuses it."""
         from bitfront.runtimes import onnx_session
