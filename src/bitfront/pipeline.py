@@ -26,11 +26,12 @@ from bitfront.fitting.progress import Progress
 from bitfront.fitting.searching import menu_options, usual_evaluations
 from bitfront.fitting.space import EFFORTS, RESOLUTION, architectures, choose_recipes
 from bitfront.fitting.stages import Request, Work
-from bitfront.record import Budget, from_json
+from bitfront.record import Budget, from_json, to_json
 from bitfront.registry import load
 from bitfront.run import Run, project
 from bitfront.rundb import RunDb
 from bitfront.store import claim
+from bitfront.tracking import FOLDER, Tracking, require, tracking
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import open_both
 
@@ -71,6 +72,7 @@ def fit(
     threads: int = 1,
     retrain: str = "auto",
     limit: int | None = None,
+    track: Sequence[str] = (),
     bits: BitSearch | None = None,
     name: str | None = None,
     runs: Path | str = "runs",
@@ -103,6 +105,7 @@ def fit(
         threads: threads of the engine.
         retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
         limit: use at most so many images of each part.
+        track: trackers by name that get parameters, curves and the front, below ``runs/tracking``.
         bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
         name: name of the run (default: model and data).
         runs: folder of the runs.
@@ -126,7 +129,9 @@ def fit(
         recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
         threads=threads, retrain=retrain, limit=limit, bits=bits or BitSearch(),
+        track=tuple(track),
     )  # fmt: skip
+    require(config.track)
     request = _open(config)
     folder = claim(Path(runs), name or _default_name(config))
     return _work(folder, request, command or f"bitfront fit {model} {data}", progress)
@@ -298,6 +303,25 @@ def _default_name(config: Config) -> str:
 
 
 def _work(folder: Path, request: Request, command: str, progress: Report | None) -> Run:
+    with tracking(request.config.track, folder.absolute().parent / FOLDER, folder.absolute().name) as tracked:
+        tracked.parameters(to_json(request.config))
+        _stages(folder, request, command, progress, tracked)
+        run = Run.open(folder)
+        report.write(run)
+        project(run)
+        _track_front(run, tracked)
+    return run
+
+
+def _track_front(run: Run, tracked: Tracking) -> None:
+    for place, member in enumerate(run.front, 1):
+        values = {"score": member.score, "size_bytes": member.size_bytes, "latency_ms": member.latency_ms}
+        tracked.log({f"front/{name}": value for name, value in values.items()}, place)
+        tracked.artifact(member.model, f"front/{member.name}/{member.model.name}")
+    tracked.artifact(run.path / "report.html", "report.html")
+
+
+def _stages(folder: Path, request: Request, command: str, progress: Report | None, tracked: Tracking) -> None:
     with RunDb(folder) as db:
         if command:
             db.put("config", request.config)
@@ -305,7 +329,7 @@ def _work(folder: Path, request: Request, command: str, progress: Report | None)
         db.put("finished", False)
         work: Work | None = None
         try:
-            work = Work(db, request, progress)
+            work = Work(db, request, progress, tracked)
             work.run()
         except KeyboardInterrupt:
             db.event("interrupted", "stopped by the user; the state is saved")
@@ -320,7 +344,3 @@ def _work(folder: Path, request: Request, command: str, progress: Report | None)
         finally:
             if work is not None:
                 db.put("seconds", work.seconds)
-    run = Run.open(folder)
-    report.write(run)
-    project(run)
-    return run

@@ -69,6 +69,7 @@ class Config(BaseModel):
     limit: int | None = Field(None, ge=1, description="score at most so many images")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of everything random")
     name: str | None = Field(None, description="name of the run")
+    track: list[str] | None = Field(None, description="trackers that get curves, parameters and files")
     runs: str | None = Field(None, description="folder of the runs")
     bits: BitsKeys | None = Field(None, description="bit search of `fit` and `search`: `method: surrogate`, ...")
     set: dict[str, Scalar | list[Scalar | list[int]]] | None = Field(None, description="knobs, `width: 0.25`")

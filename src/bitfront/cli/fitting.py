@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from bitfront.cli.options import (
     Set,
     Shared,
     Threads,
+    Track,
     knobs,
     whole,
 )
@@ -66,6 +67,7 @@ def front_data(member: FrontMember) -> dict[str, Any]:
         "test_score": record.test.value if record.test else None,
         "test_interval": list(record.test.interval) if record.test and record.test.interval else None,
         "size_bytes": member.size_bytes,
+        "flash_bytes": record.flash_bytes,
         "latency_ms": member.latency_ms,
         "ratio": record.latency.ratio if record.latency else None,
         "verified": member.verified,
@@ -75,27 +77,29 @@ def front_data(member: FrontMember) -> dict[str, Any]:
 
 def front_table(members: Sequence[FrontMember], title: str = "") -> Any:
     """Return the front as a table, the recommended member first."""
-    columns = ("front", "network", ">score", ">test", ">ms", ">ratio", ">size", "verified")
-    rows = []
     from bitfront.record import varying_knobs
 
     shown = varying_knobs(member.record.candidate for member in members)
-    for member in members:
-        data = front_data(member)
-        ratio, latency = data["ratio"], member.latency_ms
-        rows.append(
-            (
-                member.name,
-                member.record.candidate.named(shown),
-                percent(member.score),
-                percent(data["test_score"]),
-                None if latency is None else f"{latency:.2f}",
-                None if ratio is None else f"{ratio:.2f}",
-                size(member.size_bytes),
-                "yes" if member.verified else "no",
-            )
-        )
-    return table(columns, rows, title)
+    searched = any(member.record.candidate.plan for member in members)
+    rows = [_front_row(member, shown, searched) for member in members]
+    known = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
+    return table(known, [tuple(row[name] for name in known) for row in rows], title)
+
+
+def _front_row(member: FrontMember, shown: Collection[str], searched: bool) -> dict[str, str | None]:
+    data, record = front_data(member), member.record
+    ratio, latency, flash = data["ratio"], member.latency_ms, record.flash_bytes
+    return {
+        "front": member.name,
+        "network": record.candidate.named(shown),
+        ">score": percent(member.score),
+        ">test": None if record.test is None else percent(data["test_score"]),
+        ">ms": None if latency is None else f"{latency:.2f}",
+        ">ratio": None if ratio is None else f"{ratio:.2f}",
+        ">flash": size(flash) if searched and flash is not None else None,
+        ">size": size(member.size_bytes),
+        "verified": "yes" if member.verified else "no",
+    }
 
 
 def run_answer(run: Run) -> Answer:
@@ -149,6 +153,7 @@ def fit(
     name: Annotated[str | None, Parameter(help="Name of the run [default: model and data].")] = None,
     runs: Runs = None,
     seed: Seed = None,
+    track: Track = None,
     dry_run: DryRun = False,
     set_: Set = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -168,7 +173,7 @@ def fit(
     given = shared.fill(
         model=model, data=data, effort=effort, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score, runtime=runtime,
-        device=device, threads=threads, limit=limit, seed=seed,
+        device=device, threads=threads, limit=limit, seed=seed, track=track,
     )  # fmt: skip
     options = {key: value for key, value in given.items() if value is not None}
     single = shared.fill(recipe=None)["recipe"]

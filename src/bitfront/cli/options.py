@@ -25,6 +25,7 @@ __all__ = [
     "Set",
     "Shared",
     "Threads",
+    "Track",
     "cache_folder",
     "knobs",
     "required",
@@ -59,6 +60,14 @@ def whole(text: str, minimum: int = 1) -> Parameter:
 Seed = Annotated[int | None, whole("Seed of everything random [default: 0].", 0)]
 Limit = Annotated[int | None, whole("At most so many images, evenly apart.")]
 Threads = Annotated[int | None, whole("Threads of the runtime [default: 1].")]
+Track = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Send curves, parameters and files to a tracker (`bitfront list trackers`); nothing leaves this machine. "
+        "Repeatable.",
+        negative=(),
+    ),
+]
 DryRun = Annotated[
     bool, Parameter(help="Say what would be done and how long it takes; do nothing.", negative=(), show_default=False)
 ]

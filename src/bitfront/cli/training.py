@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from bitfront.cli.options import (
     Seed,
     Set,
     Shared,
+    Track,
     cache_folder,
     knobs,
     required,
@@ -98,6 +101,7 @@ def train(
     ] = None,
     time: Annotated[str | None, Parameter(help="Finish cleanly after so long, e.g. 1h.")] = None,
     seed: Seed = None,
+    track: Track = None,
     dry_run: DryRun = False,
     set_: Set = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -128,21 +132,38 @@ def train(
     if dry_run:
         return _planned(shared, *place, **common)
     progress = shared.progress()
-    common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "on_epoch": _epochs(progress, options.epochs)}
+    common |= {"seed": given["seed"] or 0, "cache": cache_folder()}
     if under.given:
+        common |= {"learn_ranges": under.learn_ranges, "progress": progress, **under.fill(shared)}
+    with _tracked(shared.fill(track=track)["track"] or (), place, out, common) as tracked:
+        on_epoch = tracked.following(_epochs(progress, options.epochs))
+        made = _run(under.given)(*place, out, **common, on_epoch=on_epoch)
+        tracked.artifact(made.exported.path if under.given else made.path, out.name)
+    progress.clear()
+    shared.notes(made.exported.notes if under.given else made.notes)
+    return _trained_under(made) if under.given else _trained(made)
+
+
+def _run(under_plan: bool) -> Any:
+    if under_plan:
         from bitfront.verbs.quantized_training import train_quantized
 
-        common |= {"learn_ranges": under.learn_ranges, "progress": progress, **under.fill(shared)}
-        made = train_quantized(*place, out, **common)
-        progress.clear()
-        shared.notes(made.exported.notes)
-        return _trained_under(made)
+        return train_quantized
     from bitfront.verbs.training import train as run
 
-    found = run(*place, out, **common)
-    progress.clear()
-    shared.notes(found.notes)
-    return _trained(found)
+    return run
+
+
+@contextmanager
+def _tracked(chosen: Sequence[str], place: tuple[str, str], out: Path, common: dict[str, Any]) -> Iterator[Any]:
+    """Open the trackers of a training named as its file, in a folder beside that."""
+    from bitfront.tracking import FOLDER, require, tracking
+
+    require(chosen)
+    parameters = {name: common[name] for name in ("settings", "seed")} | to_plain(common["options"])
+    with tracking(chosen, out.absolute().parent / FOLDER, out.stem) as tracked:
+        tracked.parameters({"model": place[0], "data": place[1], **parameters})
+        yield tracked
 
 
 def _planned(shared: Shared, model: str, data: str, **common: Any) -> Answer:

@@ -68,4 +68,6 @@ class Config:
     threads: int = 1
     retrain: str = "auto"
     limit: int | None = None
+    track: Sequence[str] = ()
+    """Trackers that get curves, parameters and the front."""
     bits: BitSearch = field(default_factory=BitSearch)

@@ -16,6 +16,7 @@ from bitfront.fitting.config import Config
 from bitfront.record import content_id, to_json
 from bitfront.rundb import RunDb
 from bitfront.scan import scan, without
+from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 
 __all__ = ["Shop", "Tell", "open_shop"]
@@ -43,6 +44,7 @@ class Shop:
     score: str = ""
     threads: int = 1
     tell: Tell = field(default=lambda stage, text, share: None)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def seed_of(self, *names: Any) -> int:
         """Return the seed of one piece of work: from the run's seed and what the work is."""

@@ -131,6 +131,7 @@ def _train(
             "seconds": epoch.seconds,
         }
         shown = f"epoch {n} of {options.epochs}" + (f", score {epoch.score:.3f}" if epoch.score is not None else "")
+        shop.tracking.epoch(epoch, f"{architecture.label}/")
         shop.tell("train", f"{architecture.label}: {shown}", n / options.epochs)
         scores = [e["score"] for e in curve.values() if e["score"] is not None]
         return hopeless(n / options.epochs, scores, macs, parameters, rivals)
