@@ -32,6 +32,7 @@ from bitfront.quant.plan import Plan
 from bitfront.record import Candidate, Measurement, Record, from_json
 from bitfront.rundb import RunDb
 from bitfront.search.space import Genome
+from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 from bitfront.verbs.scoring import score_session
 
@@ -69,14 +70,21 @@ class Request:
 class Work:
     """One run at work."""
 
-    def __init__(self, db: RunDb, request: Request, report: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        db: RunDb,
+        request: Request,
+        report: Callable[[Progress], None] | None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.db, self.request, self.config = db, request, request.config
         self.clock = Clock(report)
         self.start = time.monotonic()
         self.recorded: set[str] = set()
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
-        self.shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
+        shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
+        self.shop = replace(shop, tracking=tracking or Tracking())
 
     def run(self) -> None:
         """Do all stages. Raises what stops a run."""
