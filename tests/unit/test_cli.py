@@ -73,9 +73,7 @@ def names() -> list[str]:
 
 
 def test_every_command_of_the_first_release_is_there() -> None:
-    wanted = (
-        "fit train evaluate predict quantize export verify benchmark report compare resume runs inspect list doctor"
-    )
+    wanted = "fit search train evaluate predict quantize export verify benchmark report compare resume runs inspect stats list doctor"
     assert set(wanted.split()) | {"data", "version"} == set(names())
 
 

@@ -1,7 +1,8 @@
-"""Pictures of a few validation images as the float and the quantized network see them, for the report."""
+"""Pictures of a few validation images as the float and the quantized networks see them, for the report."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 
 from bitfront import batches, images
 from bitfront.contracts import DataInfo, Part, Prediction, Runtime, Sample
-from bitfront.record import Record
+from bitfront.record import Record, content_id
 from bitfront.store import atomic_json, atomic_write
 
 if TYPE_CHECKING:
     from bitfront.verbs.opening import Opened
 
-__all__ = ["write_previews"]
+__all__ = ["rivals", "write_previews"]
 
 N_WORST = 3
 MAX_SIDE = 320
@@ -25,10 +26,19 @@ DIFFERENT = np.array([255, 40, 60], np.float32)
 
 
 def write_previews(
-    run_folder: Path, runtime: Runtime, opened: Opened, part: Part, *, shown: Record, twin: Record
+    run_folder: Path,
+    runtime: Runtime,
+    opened: Opened,
+    part: Part,
+    *,
+    shown: Record,
+    twin: Record,
+    others: Sequence[Record] = (),
+    names: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Draw the worst images of ``shown`` and the median one, with the answers of its float ``twin``.
+    """Draw the worst images of ``shown`` and the median one, with the answers of its float ``twin`` and of ``others``.
 
+    ``names`` says how a candidate is called (by id; its recipe otherwise): members made by a plan by their mean bits.
     Writes JPEGs into ``previews/``, and ``index.json``: a list of ``{"sample", "note", "panels": {name: file}}``, the
     worst image first. Returns the samples' ids. Raises SpaceError.
     """
@@ -37,18 +47,54 @@ def write_previews(
     positions = {part[i].id: i for i in range(len(part))} if chosen else {}
     folder = run_folder / "previews"
     folder.mkdir(parents=True, exist_ok=True)
+    quantized = {_called(r, names or {}, "" if r is shown else r.candidate.recipe): r for r in (*others, shown)}
     listed = []
     for n, (name, note) in enumerate(chosen):
         sample = part[positions[name]]
-        answers = [_answer(runtime, opened, run_folder, record, sample) for record in (twin, shown)]
+        answers = {
+            title: _answer(runtime, opened, run_folder, record, sample)
+            for title, record in {"float": twin, **quantized}.items()
+        }
         panels = {}
-        for kind, picture in _panels(sample, answers[0], answers[1], opened.info).items():
-            panels[kind] = f"{n:02d}_{kind}.jpg"
-            atomic_write(folder / panels[kind], images.jpeg(picture))
+        for k, (title, picture) in enumerate(_panels(sample, answers, opened.info).items()):
+            panels[title] = f"{n:02d}_{title if title.isalnum() else k}.jpg"
+            atomic_write(folder / panels[title], images.jpeg(picture))
         score = shown.val.score if shown.val else "score"
         listed.append({"sample": name, "note": f"{note}: {score} {100 * scores[name]:.1f} %", "panels": panels})
     atomic_json(folder / "index.json", listed)
     return [name for name, _ in chosen]
+
+
+def _called(record: Record, names: Mapping[str, str], otherwise: str) -> str:
+    return names.get(record.id) or otherwise or "quantized"
+
+
+def rivals(shown: Record, records: Sequence[Record], limit: int = 2) -> list[Record]:
+    """Return other files of the network of ``shown`` to set beside it: of each recipe the one with the best score.
+
+    Searched plans are one recipe. Those of equal score come in the order of the records.
+    """
+    best: dict[str, Record] = {}
+    for r in records:
+        usable = r.artifact is not None and r.val is not None and r.status in ("front", "dominated")
+        if not usable or _network(r) != _network(shown) or _kind(r) in ("float32", _kind(shown)):
+            continue
+        if _kind(r) not in best or _value(r) > _value(best[_kind(r)]):
+            best[_kind(r)] = r
+    return sorted(best.values(), key=_value, reverse=True)[:limit]
+
+
+def _network(record: Record) -> str:
+    c = record.candidate
+    return content_id(c.model, c.knobs, c.runtime, c.weights)
+
+
+def _kind(record: Record) -> str:
+    return "plan" if record.candidate.plan else record.candidate.recipe
+
+
+def _value(record: Record) -> float:
+    return record.val.value if record.val is not None else 0.0
 
 
 def _chosen(scores: dict[str, float]) -> list[tuple[str, str]]:
@@ -74,14 +120,17 @@ def _answer(runtime: Runtime, opened: Opened, run_folder: Path, record: Record, 
         session.close()
 
 
-def _panels(sample: Sample, float_: Prediction, quantized: Prediction, info: DataInfo) -> dict[str, NDArray[np.uint8]]:
+def _panels(sample: Sample, answers: Mapping[str, Prediction], info: DataInfo) -> dict[str, NDArray[np.uint8]]:
+    """Return input, label, every answer with its legend, and where the last answer differs from the first."""
     small = _small(sample.image)
     panels = {"input": small}
-    for name, mask in (("label", sample.mask), ("float", float_.mask), ("quantized", quantized.mask)):
+    masks = {"label": sample.mask, **{name: answer.mask for name, answer in answers.items()}}
+    for name, mask in masks.items():
         if mask is not None:
             panels[name] = images.overlay(small, images.resize(mask, small.shape[:2], "nearest"), info)
-    if float_.mask is not None and quantized.mask is not None:
-        differs = images.resize((float_.mask != quantized.mask).astype(np.uint8), small.shape[:2], "nearest")
+    first, *_, last = (answer.mask for answer in answers.values())
+    if first is not None and last is not None:
+        differs = images.resize((first != last).astype(np.uint8), small.shape[:2], "nearest")
         panels["difference"] = _marked(small, differs)
     return panels
 

@@ -83,8 +83,8 @@ class Searched:
     def recipe(self, genome: Genome) -> str:
         """Return a name for people: the mean bits of weights and activations."""
         parts = []
-        for letter, kinds in (("w", ("weight", "bias")), ("a", ("activation",))):
-            sizes = [(g.size, b) for g, b in zip(self.space.genes, genome, strict=True) if g.kind in kinds]
+        for letter, kind in (("w", "weight"), ("a", "activation")):
+            sizes = [(g.size, b) for g, b in zip(self.space.genes, genome, strict=True) if g.kind == kind]
             if sizes:
                 parts.append(f"{letter}{sum(n * b for n, b in sizes) / sum(n for n, _ in sizes):.1f}")
         return "_".join(("bits", *parts))

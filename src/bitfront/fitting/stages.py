@@ -18,7 +18,7 @@ from bitfront.fitting.candidates import Network, make_candidate
 from bitfront.fitting.config import Config
 from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, twins, with_latency
 from bitfront.fitting.forecast import Forecast, fitted, probe
-from bitfront.fitting.previews import write_previews
+from bitfront.fitting.previews import rivals, write_previews
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
 from bitfront.fitting.searching import Searched, picked, search_network, summary, usual_evaluations, worth_searching
@@ -30,6 +30,7 @@ from bitfront.measure import memory, timing
 from bitfront.measure.system import system
 from bitfront.quant.plan import Plan
 from bitfront.record import Candidate, Measurement, Record, from_json
+from bitfront.report.searches import plan_labels, read_searches
 from bitfront.rundb import RunDb
 from bitfront.search.space import Genome
 from bitfront.tracking import Tracking
@@ -412,9 +413,9 @@ class Work:
         shown = next((r for r in members if r.candidate.recipe != "float32"), members[0])
         shown = members[0] if members[0].candidate.recipe != "float32" else shown
         twin = twins(records).get(shown.id, shown)
-        write_previews(
-            self.db.folder, self.request.runtime, self.request.opened, self.shop.parts["val"], shown=shown, twin=twin
-        )
+        places = (self.db.folder, self.request.runtime, self.request.opened, self.shop.parts["val"])
+        names = plan_labels(read_searches(self.db.get("searches")))
+        write_previews(*places, shown=shown, twin=twin, others=rivals(shown, records), names=names)
 
 
 def _reason(what: str, error: Exception) -> str:
