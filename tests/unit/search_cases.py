@@ -79,9 +79,11 @@ def score(rng: np.random.Generator, mean: float) -> float:
     return float(np.clip(0.708 - 0.9 * 2.0 ** (-1.35 * (mean - 1.5)) + rng.normal(0, 0.0015), 0.02, 0.712))
 
 
-def search_value(rng: np.random.Generator, *, n_points: int = 150, odds: bool = True, **changes: Any) -> dict[str, Any]:
-    """One entry of ``searches``: 130 tensors, twelve members of which two were dropped."""
-    found = genes()
+def search_value(
+    rng: np.random.Generator, *, n_points: int = 150, n_tensors: int | None = None, odds: bool = True, **changes: Any
+) -> dict[str, Any]:
+    """One entry of ``searches``: 136 tensors, twelve members of which two were dropped."""
+    found = genes()[:n_tensors]
     points: list[dict[str, Any]] = []
     for bits in (4, 6, 8, 16):
         uniform = {g["name"]: g["fixed"] or min(b for b in g["choices"] if b >= bits) for g in found}
@@ -113,7 +115,7 @@ def search_value(rng: np.random.Generator, *, n_points: int = 150, odds: bool = 
             }
         )
     for m in front:
-        points.insert(int(rng.integers(20, len(points))), {"score": m["score"], "costs": list(m["costs"])})
+        points.insert(int(rng.integers(4, len(points))), {"score": m["score"], "costs": list(m["costs"])})
     for p in points:
         p["front"] = not any(q is not p and q["score"] >= p["score"] and q["costs"][0] <= p["costs"][0] for q in points)
     value = {

@@ -105,9 +105,11 @@ def heat_map(tensors: Sequence[Tensor], plans: Mapping[str, Mapping[str, int]], 
     """
     groups = [(title, own) for title, kinds in PANELS if (own := [t for t in tensors if t.group in kinds])]
     with quiet_fonts():
-        height = sum(0.9 + 0.2 * max(1, len(plans)) for _ in groups) + 0.5
+        height = sum(2.0 + 0.16 * max(1, len(plans)) for _ in groups) + 0.4
         figure, _ = plain_figure(13, max(2.0, height), 0)
-        grid = figure.add_gridspec(2 * max(1, len(groups)), 1, height_ratios=[3, 1] * max(1, len(groups)))
+        grid = figure.add_gridspec(
+            2 * max(1, len(groups)), 1, height_ratios=[max(1.0, 0.16 * len(plans)), 0.5] * max(1, len(groups))
+        )
         for n, (title, own) in enumerate(groups):
             _draw_cells(figure.add_subplot(grid[2 * n]), title, own, plans)
             _draw_sizes(figure.add_subplot(grid[2 * n + 1]), own)
@@ -218,7 +220,7 @@ def _draw_interval(ax: Axes, name: str, odds: Sequence[tuple[int, float]], y: in
 
 def odds_map(tensors: Sequence[Tensor], form: str = "png") -> bytes:
     """Draw the odds of all searched tensors: a column each, in execution order, divided as its widths are drawn."""
-    own = [t for t in tensors if t.fixed is None and any(w.odds for w in t.widths)]
+    own = [t for t in tensors if t.fixed is None and len(t.widths) > 1 and any(w.odds for w in t.widths)]
     widths = sorted({w.bits for t in own for w in t.widths})
     with quiet_fonts():
         figure, (ax,) = plain_figure(13, 3.2)

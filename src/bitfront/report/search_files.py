@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bitfront.report import bits
 from bitfront.report.search_tables import choices_table, members_table, method_rows, methods_table, stat_table
@@ -11,22 +11,33 @@ from bitfront.report.searches import Search
 from bitfront.report.table_files import csv_text, markdown
 from bitfront.report.tables import Table
 
-__all__ = ["search_files", "slug", "stats_files", "table_files"]
+__all__ = ["search_files", "search_tables", "slug", "stats_files", "table_files"]
 
 
-def search_files(searches: Sequence[Search], labels: dict[str, str], metric: str) -> dict[str, bytes]:
+def search_files(searches: Sequence[Search], labels: Mapping[str, str], metric: str) -> dict[str, bytes]:
     """Return file name -> content of everything that stands in the folder ``bits/`` of a run."""
+    found = search_tables(searches, labels, metric)
+    for n, s in enumerate(searches, 1):
+        found |= _pictures(s, _stem(n, s), metric)
+    return found
+
+
+def search_tables(searches: Sequence[Search], labels: Mapping[str, str], metric: str) -> dict[str, bytes]:
+    """Return file name -> content of the tables: of every search, and ``methods`` of all of them."""
     found: dict[str, bytes] = {}
     for n, s in enumerate(searches, 1):
-        name = f"{n:02d}_{slug(s.architecture)}"
-        found |= _pictures(s, name, metric)
-        found |= table_files(f"{name}_plans", members_table(s, labels))
-        found |= table_files(f"{name}_tensors", choices_table(s.tensors))
+        stem = _stem(n, s)
+        found |= table_files(f"{stem}_plans", members_table(s, labels))
+        found |= table_files(f"{stem}_tensors", choices_table(s.tensors))
         chosen = s.at_level()
         if chosen is not None:
-            found |= table_files(f"{name}_why", stat_table(s.tensors, chosen.bits))
+            found |= table_files(f"{stem}_why", stat_table(s.tensors, chosen.bits))
     rows = method_rows(searches)
     return found | (table_files("methods", methods_table(rows, metric)) if rows else {})
+
+
+def _stem(n: int, s: Search) -> str:
+    return f"{n:02d}_{slug(s.architecture)}"
 
 
 def stats_files(s: Search) -> dict[str, bytes]:

@@ -108,7 +108,7 @@ def stat_table(tensors: Sequence[Tensor], bits: Mapping[str, int] | int) -> Tabl
     return Table(columns, tuple(rows))
 
 
-SCORE = ("score with it alone, %",)
+SCORE = ("score alone, %",)
 DISTORTION = ("distortion", "distortion, narrower", "distortion, wider")
 
 
@@ -143,7 +143,7 @@ def why_cells(t: Tensor, bits: int | None, extra: Sequence[str]) -> tuple[Cell, 
     narrower = max((w for w in t.widths if w.bits < bits), key=lambda w: w.bits, default=None)
     wider = min((w for w in t.widths if w.bits > bits), key=lambda w: w.bits, default=None)
     cells = {
-        "score with it alone, %": _numeric(_times100(at.score), ".2f"),
+        "score alone, %": _numeric(_times100(at.score), ".2f"),
         "distortion": Cell(_small(at.distortion), at.distortion),
         "distortion, narrower": _neighbour(t, at, narrower),
         "distortion, wider": _neighbour(t, at, wider),
@@ -205,7 +205,7 @@ def choices_table(tensors: Sequence[Tensor]) -> Table:
         Column("Kind"),
         *(Column(title, numeric=True) for title in ("values", "low", "high", "bits", "integer bits")),
         *(Column(title, numeric=True) for title in ("fractional bits", "clipped, %", "rounding error", "distortion")),
-        *(Column(title, numeric=True) for title in ("score with it alone, %", "odds, %")),
+        *(Column(title, numeric=True) for title in ("score alone, %", "odds, %")),
     )
     rows = []
     for t in tensors:
@@ -242,6 +242,8 @@ class MethodRow:
     activation_bits: float | None = None
     n_evaluations: float | None = None
     """Full evaluations that it took to find it."""
+    file_bytes: float | None = None
+    cpu_s: float | None = None
     note: str = ""
 
 
@@ -259,10 +261,12 @@ def methods_table(rows: Iterable[MethodRow], metric: str = "miou") -> Table:
         Column("float size, MB", numeric=True): [_megabytes(r.float_bytes) for r in listed],
         Column("size, MB", numeric=True): [_megabytes(r.size_bytes) for r in listed],
         Column("size to float, %", numeric=True): [_ratio(r.size_bytes, r.float_bytes) for r in listed],
+        Column("file, MB", numeric=True): [_megabytes(r.file_bytes) for r in listed],
         Column("mean bits, weights", numeric=True): [_numeric(r.weight_bits, ".2f") for r in listed],
         Column("mean bits, activations", numeric=True): [_numeric(r.activation_bits, ".2f") for r in listed],
         Column("fps", numeric=True): [Cell(number(r.fps), r.fps) for r in listed],
         Column("evaluations", numeric=True): [_numeric(r.n_evaluations, ".0f") for r in listed],
+        Column("CPU, s", numeric=True): [_numeric(r.cpu_s, ".0f") for r in listed],
     }
     shown = {column: cells for column, cells in columns.items() if any(c.value is not None for c in cells)}
     names = [(Cell(r.network), Cell(r.method, note=r.note)) for r in listed]

@@ -41,6 +41,7 @@ def _view(s: Search, labels: Mapping[str, str], metric: str) -> dict[str, Any]:
         "sentence": _sentence(s),
         "result": _result(s, metric),
         "has_distortion": "distortion" in known_columns(s.tensors),
+        "has_scores": any(w.score is not None for t in s.tensors for w in t.widths),
         "costs": [c.title for c in s.costs],
         "has_points": bool(s.costs and (s.points or s.members)),
         "level": tables.percent(s.level),
@@ -161,7 +162,7 @@ def _charts(s: Search, metric: str) -> dict[str, Any]:
 
 def _odds(t: Tensor) -> list[tuple[int, float | None]]:
     """Odds of a tensor that is searched."""
-    return [(w.bits, _digits(w.odds)) for w in t.widths if w.odds] if t.fixed is None else []
+    return [(w.bits, _digits(w.odds)) for w in t.widths if w.odds] if t.fixed is None and len(t.widths) > 1 else []
 
 
 def _plane(p: Plane) -> dict[str, Any]:
