@@ -81,6 +81,7 @@ RESULT = Path(__file__).with_name("results") / "thesis_tables.json"
 N_CALIBRATION, N_IMAGES, N_HELD_OUT = 32, 16, 24
 DROP, QAT_DROP = 0.01, 0.05
 MENUS = {"thesis": MenuOptions.thesis_000(), "ours": dataclasses.replace(MenuOptions(), activation_bits=(8,))}
+FILES = (("GA", "o", SERIES[1]), ("heuristic + QAT", "s", INK), ("ours", "o", ACCENT), ("ours + QAT", "D", SERIES[2]))
 ROWS = ("float", "GA", "heuristic + QAT", "ours", "ours + QAT")
 
 
@@ -346,28 +347,28 @@ def front_picture(pairs: Sequence[Pair], reports: Sequence[dict[str, Any]]) -> b
 
 
 def draw_front(ax: Any, pair: Pair, rows: dict[str, dict[str, Any]]) -> None:
-    whole = rows["float"]["flash_bytes"]
-    lines = {"genetic": ("GA", SERIES[1]), "surrogate": ("ours", ACCENT)}
-    float_score = searched(pair, "surrogate")["float_score"]
-    for method, (name, colour) in lines.items():
+    floats = rows["float"]
+
+    def places(points: Sequence[Sequence[float]], float_score: float) -> list[tuple[float, float]]:
+        return [(100 * flash / floats["flash_bytes"], 100 * (score - float_score)) for score, flash in points]
+
+    for method, name, colour in (("genetic", "GA", SERIES[1]), ("surrogate", "ours", ACCENT)):
         found = searched(pair, method)
-        points = [(100 * flash / whole, 100 * score) for score, flash in found["points"]]
-        line = staircase([(100 * m["flash"] / whole, 100 * m["score"]) for m in found["front"]])
-        ax.scatter(*zip(*points, strict=True), s=5, color=colour, alpha=0.25, linewidths=0)
-        ax.step(*zip(*line, strict=True), where="post", color=colour, linewidth=1.4, label=f"{name}, front")
-    alone = searched(pair, "heuristic")["points"]
-    ax.scatter(
-        [100 * f / whole for _, f in alone], [100 * s for s, _ in alone], s=16, marker="s", color=DOT, label="heuristic"
-    )
-    for name, marker, colour in (("heuristic + QAT", "s", INK), ("ours + QAT", "D", SERIES[2])):
-        at = 100 * rows[name]["flash_bytes"] / whole, 100 * (rows[name]["score"] - rows["float"]["score"] + float_score)
-        ax.scatter(*at, s=38, marker=marker, color=colour, edgecolors="white", zorder=5, label=name)
-    ax.axhline(100 * float_score, color=SERIES[5], linewidth=1.2, linestyle=":", label="float")
+        ax.scatter(*zip(*places(found["points"], found["float_score"]), strict=True), s=6, color=colour, alpha=0.3)
+        line = staircase(places([(m["score"], m["flash"]) for m in found["front"]], found["float_score"]))
+        ax.step(*zip(*line, strict=True), where="post", color=colour, linewidth=1.4, label=f"{name}, search")
+    found = searched(pair, "heuristic")
+    alone = zip(*places(found["points"], found["float_score"]), strict=True)
+    ax.scatter(*alone, s=18, marker="s", color=DOT, label="heuristic, six thresholds")
+    for name, marker, colour in FILES:
+        (at,) = places([(rows[name]["score"], rows[name]["flash_bytes"])], floats["score"])
+        ax.scatter(*at, s=42, marker=marker, color=colour, edgecolors="white", zorder=5, label=f"{name}, file")
+    ax.axhline(0, color=SERIES[5], linewidth=1.2, linestyle=":", label="float")
     ax.set_xlim(0, 55)
-    ax.set_ylim(100 * (float_score - 0.12), 100 * (float_score + 0.03))
+    ax.set_ylim(-12, 3)
     ax.set_title(pair.network, loc="left", fontsize=10, color=INK)
     ax.set_xlabel("size to float, %", color=MUTED, fontsize=9)
-    ax.set_ylabel(f"{metric_name(pair.score)}, %", color=MUTED, fontsize=9)
+    ax.set_ylabel(f"{metric_name(pair.score)} to float, points", color=MUTED, fontsize=9)
 
 
 def prediction_picture(pair: Pair, rows: dict[str, dict[str, Any]], n: int = 3, height: int = 150) -> bytes:
