@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from report_cases import report_data
+from search_cases import search_value
 from test_report import PAYLOADS, hostile
+from test_report_search import hostile_search
 
 from bitfront.report import ReportData, write, write_comparison
 from bitfront.report.page import render
+from bitfront.report.searches import read_searches
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -215,6 +219,99 @@ def test_comparison(browser: Any, tmp_path: Path, rng: np.random.Generator) -> N
             assert page.locator("#fronts-chart path.line").count() == 2
             page.locator('label:has(input[value="size"])').click()
             assert "File size, kB" in page.locator("#fronts-chart svg").text_content()
+
+
+# --- bit searches ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("searched")
+    data = ReportData("run", folder, searches=read_searches([search_value(rng)]))
+    (folder / "report.html").write_text(render(data), "utf-8")
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_search_fits_the_screen(browser: Any, searched: Path, width: int) -> None:
+    with Watched(browser, searched, width) as page:
+        assert overflow(page) == 0
+        assert page.locator("#search-0-plane .dot").count() == 12
+        for group in ("weight", "activation"):
+            assert page.locator(f"#search-0-heat-{group} path[class^=b]").count() >= 4
+        assert page.locator("#search-0-odds rect").count() > 300
+        page.locator('label:has(input[name="search-0-view"][value="all"])').click()
+        page.locator('label:has(input[name="search-0-axis"][value="1"])').click()
+        assert "RAM, kB" in page.locator("#search-0-plane svg").text_content()
+        assert page.locator("#search-0-plane .dot.off").count() == 0
+
+
+def shown_bits(page: Any) -> list[str]:
+    cells: list[str] = page.locator("#search-0-why tbody tr td:nth-child(6)").all_inner_texts()
+    return cells
+
+
+def test_picking_a_plan_changes_table_maps_and_plane(browser: Any, searched: Path) -> None:
+    with Watched(browser, searched) as page:
+        before = shown_bits(page)
+        page.locator("#search-0-members button.pick").nth(2).click()
+        assert page.locator("#search-0-pick").input_value() == "2"
+        assert shown_bits(page) != before
+        assert page.locator("#search-0-plane .dot.selected").get_attribute("data-n") == "2"
+        assert page.locator("#search-0-heat-weight .row.picked").text_content().startswith("3: ")
+        page.locator("#search-0-pick").select_option("14")  # after the twelve plans: 2, 3, 4 bits everywhere
+        assert page.locator("#search-0-pick option:checked").inner_text() == "4 bits everywhere"
+        assert set(shown_bits(page)) == {"4", "16"}
+        page.locator("#search-0-why thead button", has_text="values").click()
+        page.locator("#search-0-pick").select_option("2")  # a sorted table keeps its rows right
+        rows = page.locator("#search-0-why tbody tr").evaluate_all(
+            "all => all.map((r) => [r.dataset.tensor, r.cells[5].innerText])"
+        )
+        picked = json.loads(page.locator("#data").text_content())["searches"][0]["picks"][2]
+        assert all(str(picked[int(n)]) == text for n, text in rows)
+
+
+def test_the_maps_work_by_keyboard_and_pointer(browser: Any, searched: Path) -> None:
+    with Watched(browser, searched) as page:
+        heat = page.locator("#search-0-heat-weight")
+        heat.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        first = heat.locator(".tip").inner_text()
+        assert "bits in plan" in first
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        row = page.locator("#search-0-pick").input_value()
+        assert heat.locator(".tip").inner_text() != first
+        assert f"in plan {int(row) + 1};" in heat.locator(".tip").inner_text()
+        heat.hover(position={"x": 400, "y": 30})
+        assert "in plan 2;" in heat.locator(".tip").inner_text()
+        page.locator('#search-0-plane .dot[tabindex="0"]').focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        assert page.locator("#search-0-pick").input_value() == "11"
+        before = page.locator("#search-0-odds-name").inner_text()
+        page.locator("#search-0-odds").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#search-0-odds-name").inner_text() != before
+
+
+def test_hostile_tensors(browser: Any, tmp_path: Path) -> None:
+    searches = read_searches([hostile_search(text) for text in (*PAYLOADS, *EXTRA_PAYLOADS)])
+    path = tmp_path / "report.html"
+    for part in (searches[:12], searches[12:24], searches[24:]):
+        path.write_text(render(ReportData("r", tmp_path, searches=part)), "utf-8")
+        with Watched(browser, path, width=390) as page:
+            assert page.locator(".bit-search").count() == len(part)
+            for event in ("mouseenter", "focus", "click"):
+                page.locator(".plane .dot").evaluate_all(
+                    f"all => all.forEach((d) => d.dispatchEvent(new Event('{event}')))"
+                )
+            for heat in page.locator(".heat").all():
+                heat.focus()
+                page.keyboard.press("ArrowRight")
+            page.locator("select").evaluate_all("all => all.forEach((s) => s.dispatchEvent(new Event('change')))")
+            page.locator("thead button").evaluate_all("all => all.forEach((b) => b.click())")
+            assert overflow(page) == 0
+            assert page.locator("main script, main iframe, main [onerror], main [onload], main style").count() == 0
 
 
 def all_at_once(rng: np.random.Generator, texts: tuple[str, ...], path: Path) -> ReportData:
