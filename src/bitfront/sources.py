@@ -144,8 +144,17 @@ class Source:
     notes: tuple[str, ...] = ()
     """Choices that were made for the user, one line each."""
 
-    def contract(self, size: tuple[int, int]) -> InputContract:
-        """Return the input contract at another size ``(height, width)``. Raises UsageError for sizes it cannot take."""
+    @property
+    def baseline(self) -> Mapping[str, Any]:
+        """The options, with the family's own values of knobs that were not given."""
+        whole = _complete(self.family, self.options)
+        return {**{k: whole[k] for k in self.knobs if k in whole}, **self.options}
+
+    def contract(self, size: tuple[int, int], options: Mapping[str, Any] | None = None) -> InputContract:
+        """Return the input contract at another size ``(height, width)``, with the channels that ``options`` may name.
+
+        Raises UsageError for sizes it cannot take.
+        """
         own, n = (self.input.height, self.input.width), self.size_multiple
         if not self.any_size and size != own:
             raise UsageError(f"{self.name} takes {own[0]}x{own[1]} only", hint="export it with free height and width")
@@ -155,7 +164,12 @@ class Source:
                 f"{self.name} takes sides that are multiples of {n}, not {size[0]}x{size[1]}",
                 hint=f"the nearest size that fits is {near}",
             )
-        return replace(self.input, height=size[0], width=size[1])
+        channels = int((options or {}).get("channels", self.input.channels))
+        if channels == self.input.channels:
+            return replace(self.input, height=size[0], width=size[1])
+        mean, std = _normalization("imagenet", channels)
+        color = "y" if channels == 1 else "rgb"
+        return replace(self.input, height=size[0], width=size[1], channels=channels, color=color, mean=mean, std=std)
 
     def weights_for(self, knobs: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
         """Return the checkpoint that fits an architecture, one trained at ``size`` first; ``None`` without one."""
@@ -183,10 +197,7 @@ class Source:
         current generator. Raises UsageError, DataError.
         """
         if self.family is None:
-            raise UsageError(
-                f"'{self.path}' is an ONNX file and cannot be trained to a checkpoint",
-                hint="`bitfront train --recipe` trains it as it is: --recipe float32, --recipe int8, ...",
-            )
+            raise UsageError(f"'{self.path}' cannot be trained to a checkpoint", hint="--recipe float32 trains a file")
         from bitfront.train.checkpoints import load_into
         from bitfront.train.optimizer import backbone_prefixes
 
@@ -448,7 +459,5 @@ def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[f
 
 
 def _floats(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
-    if value is None:
-        return default
     items = value if isinstance(value, (list, tuple)) else [value] * len(default)
-    return tuple(float(v) for v in items)
+    return default if value is None else tuple(float(v) for v in items)

@@ -30,7 +30,8 @@ from bitfront.record import Artifact, Candidate, Record
 from bitfront.rundb import RunDb
 from bitfront.simulate import reference
 from bitfront.verbs.opening import open_both
-from bitfront.verbs.quantized_training import open_plan, train_quantized
+from bitfront.verbs.plans import open_plan
+from bitfront.verbs.quantized_training import train_quantized
 
 OPTIONS = bitfront.TrainOptions(epochs=4, batch_size=4, rate=5e-3, device="cpu", augment="none")
 

@@ -19,15 +19,14 @@ import numpy as np
 from bitfront import batches
 from bitfront.contracts import Metrics, Part, Runtime
 from bitfront.errors import UsageError, one_line, unknown_name
-from bitfront.graph import files, passes
+from bitfront.graph import passes
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph
 from bitfront.measure import verify
 from bitfront.quant import plan_files
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import RECIPES, build
-from bitfront.record import Agreement, Record, to_json
-from bitfront.run import Run, find
+from bitfront.record import Agreement, to_json
 from bitfront.verbs.artifacts import (
     N_CALIBRATE,
     N_VERIFY,
@@ -40,15 +39,16 @@ from bitfront.verbs.artifacts import (
     open_runtime,
     write_artifact,
 )
-from bitfront.verbs.companions import companions, write_manifest
+from bitfront.verbs.companions import write_manifest
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, untrained, usable_part
+from bitfront.verbs.plans import open_plan
 from bitfront.verbs.scoring import score_file
 from bitfront.verbs.training import train_and_val
 
 if TYPE_CHECKING:
     from bitfront.train.options import Epoch, Trained, TrainOptions
 
-__all__ = ["PLAN_SUFFIX", "QuantizedTraining", "open_plan", "plan_quantized_training", "train_quantized"]
+__all__ = ["PLAN_SUFFIX", "QuantizedTraining", "plan_quantized_training", "train_quantized"]
 
 PLAN_SUFFIX = ".plan.json"
 """Ending of the plan that is written beside an artifact."""
@@ -121,8 +121,8 @@ def train_quantized(
         model: as everywhere; its graph is trained, whether it comes from torch or from a file.
         data: with a train part and a val part, which chooses the best epoch.
         out: the file to write.
-        plan: formats, or what :func:`open_plan` reads. A plan belongs to the prepared graph (and, where its options
-            say ``equalized``, the equalized one) of the network it was made for. With a reference file or a run's
+        plan: formats, or what ``verbs.plans.open_plan`` reads. A plan belongs to the prepared graph of the network it
+            was made for (the equalized one, where its options say ``equalized``). With a reference file or a run's
             candidate the graph is taken from there too, and MODEL only says how it is fed.
         recipe: instead of a plan: a recipe, calibrated on images of the train part.
         learn_ranges: share of the training after which the steps of integer formats are learned too, in [0, 1).
@@ -274,54 +274,6 @@ def summary(graph: Graph, plan: Plan) -> str:
         counts[key] = counts.get(key, 0) + 1
     lines = [f"{n} {kind} of {bits} bits" for (kind, bits), n in sorted(counts.items())]
     return ", ".join(lines) or "float32"
-
-
-# --- plans -----------------------------------------------------------------------------------------------------------
-def open_plan(text: Path | str, runs: Path = Path("runs")) -> tuple[Graph | None, Plan]:
-    """Return the plan that a text names, and its graph where that is stored with it.
-
-    Args:
-        text: a plan file (JSON); a reference file, or an artifact or its folder with the reference beside; or
-            ``RUN:CANDIDATE``, a run and a candidate's id (as many letters as tell it apart) or a front member's name.
-        runs: folder in which runs are looked up by name.
-
-    Raises:
-        UsageError: no such file, run or candidate.
-        DataError: a damaged file.
-    """
-    path = Path(text).expanduser()
-    run, colon, candidate = str(text).rpartition(":")
-    if colon and not path.exists():
-        return files.load(_reference(Run.open(find(runs, run)), candidate))
-    if path.name.endswith(files.SUFFIX):
-        return files.load(path)
-    if path.is_dir() or path.suffix == ".onnx":
-        reference = companions(path).reference
-        if reference is None:
-            raise UsageError(f"'{path}' has no reference file beside it", hint=f"name a plan or a *{files.SUFFIX}")
-        return files.load(reference)
-    return None, plan_files.load(path)
-
-
-def _reference(run: Run, candidate: str) -> Path:
-    """Return the reference file of a run's candidate. Raises UsageError."""
-    record = next((member.record for member in run.front if member.name == candidate), None)
-    if record is None:
-        record = _by_id(run, candidate)
-    if record.artifact is None:
-        reason = f": {record.reason}" if record.reason else ""
-        raise UsageError(f"candidate '{candidate}' of '{run.name}' has no file{reason}", hint="choose one that has")
-    return (run.path / record.artifact.path).with_suffix(files.SUFFIX)
-
-
-def _by_id(run: Run, text: str) -> Record:
-    records = {record.id: record for record in run.records()}
-    found = [id for id in records if text and id.startswith(text)]
-    if len(found) == 1:
-        return records[found[0]]
-    if found:
-        raise UsageError(f"{len(found)} candidates of '{run.name}' begin with '{text}'", hint="give more of the id")
-    raise unknown_name(f"candidate of '{run.name}'", text, [*(member.name for member in run.front), *records])
 
 
 # --- the start -------------------------------------------------------------------------------------------------------
