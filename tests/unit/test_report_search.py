@@ -260,6 +260,11 @@ def test_methods_in_the_form_of_the_thesis() -> None:
     assert methods_table([]).rows == ()
 
 
+def test_methods_with_their_files_and_time() -> None:
+    (row,) = methods_table([MethodRow("net", "ours", 0.9, 0.9, 4e6, 1e6, file_bytes=1.5e6, cpu_s=61.7)]).rows
+    assert [c.text for c in row[-3:]] == ["25.00", "1.50", "62"]
+
+
 def test_methods_of_a_run() -> None:
     (row,) = method_rows([tiny()])
     assert (row.network, row.method, row.score, row.size_bytes) == ("net", "surrogate", 0.89, 400)
