@@ -1,13 +1,14 @@
 """Weights & Biases, offline: a run below ``wandb/`` that ``wandb sync`` uploads, if somebody ever wants that.
 
-The service behind it reports its own crashes to its makers unless it is told not to; it is.
+Offline or not, the package reports on itself to its makers: crashes of its service, counts of calls. Both are turned
+off, and its server's address is one that leads nowhere. These are its inner parts, so only the release is used with
+which it was watched that nothing leaves.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from bitfront.record import content_id
 __all__ = ["WeightsAndBiases"]
 
 PROJECT = "bitfront"
+RELEASE = "0.31."
+NOWHERE = "http://127.0.0.1:9"
 
 
 class WeightsAndBiases:
@@ -26,12 +29,13 @@ class WeightsAndBiases:
     def __init__(self, folder: Path, run: str) -> None:
         import wandb
 
-        _without_crash_reports()
+        _silence()
         folder.mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         settings = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
-        )
+            base_url=NOWHERE, console="off", silent=True, disable_git=True, disable_code=True,
+            x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
+        )  # fmt: skip
         self._run = wandb.init(
             mode="offline",
             dir=str(folder),
@@ -45,7 +49,11 @@ class WeightsAndBiases:
     @classmethod
     def missing(cls) -> str:
         """Say what to install; empty when it can be used."""
-        return "" if importlib.util.find_spec("wandb") is not None else "pip install 'bitfront[wandb]'"
+        try:
+            fits = version("wandb").startswith(RELEASE)
+        except PackageNotFoundError:
+            fits = False
+        return "" if fits else f"pip install 'bitfront[wandb]' (wandb {RELEASE}*)"
 
     @classmethod
     def open(cls, folder: Path, run: str) -> WeightsAndBiases:
@@ -72,9 +80,10 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _without_crash_reports() -> None:
-    """Start the service with ``--no-observability``, which is otherwise a matter of the environment."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from wandb.sdk.lib.service import service_process
+def _silence() -> None:
+    """Turn reports of the package on itself off: what its variable WANDB_ERROR_REPORTING does, for this process."""
+    from wandb.analytics.opentelemetry import opentelemetry_proxy
+    from wandb.sdk.lib.service import service_process
 
-        service_process.error_reporting_enabled = lambda: False
+    opentelemetry_proxy.disable()
+    service_process.error_reporting_enabled = lambda: False
