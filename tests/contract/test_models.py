@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,19 @@ from bitfront.errors import UsageError
 from bitfront.graph import capture
 from bitfront.registry import load, names
 from bitfront.simulate import reference
+from bitfront.train.optimizer import backbone_prefixes, freeze, training_outputs
 
 MODELS = names("model")
 MAPS = [name for name in MODELS if "segmentation" in load("model", name).tasks]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only lose time to threads."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
 def smallest(name: str, **options: Any) -> Any:
@@ -97,6 +108,22 @@ class TestEveryMapModel:
             module.train()(torch.randn(2, 3, n, n)).square().mean().backward()
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
 
+    def test_its_feature_extractor_can_be_frozen(self, name: str) -> None:
+        module = built(smallest(name))
+        prefixes = backbone_prefixes(module)
+        freeze(module, ("backbone",))
+        trained = {key: p.requires_grad for key, p in module.named_parameters()}
+        assert trained == {key: not key.startswith(prefixes) for key in trained}
+        assert all(any(key.startswith(prefix) for key in trained) for prefix in prefixes)
+
+    def test_every_training_output_has_the_size_of_the_image(self, name: str) -> None:
+        module, n = built(smallest(name, classes=4)), load("model", name).size_multiple
+        with torch.no_grad():
+            first, *rest = training_outputs(module.eval(), torch.zeros(2, 3, n, 2 * n))
+            assert torch.equal(first, module(torch.zeros(2, 3, n, 2 * n)))
+        assert all(outputs.shape == first.shape for outputs in rest)
+        assert bool(rest) == bool(getattr(module, "training_only", ()))
+
     @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_is_captured_as_it_computes(self, name: str, rng: np.random.Generator) -> None:
         """The graph computes what the module computes, at a size that is no power of two."""
@@ -107,4 +134,5 @@ class TestEveryMapModel:
         graph = capture.from_module(module, (1, 3, *size))
         with torch.no_grad():
             expected = module(torch.from_numpy(x)).numpy()
+        assert not any(name.startswith(key) for name in graph.tensors for key in getattr(module, "training_only", ()))
         assert np.abs(reference.run(graph, x)[graph.outputs[0]] - expected).max() < 1e-5

@@ -24,7 +24,7 @@ from bitfront.models.blocks import ConvBN, PooledNorm, check_options, check_size
 __all__ = ["BiSeNetV2", "BiSeNetV2Module"]
 
 SIZE_MULTIPLE = 32
-HEAD, AUXILIARY_HEAD = 1024, 128
+HEAD = 1024
 DEPTHS = (1, 1, 3)
 """Layers that keep the size, behind the one that halves it, in the stages of the semantic branch."""
 
@@ -127,7 +127,7 @@ class BiSeNetV2Module(nn.Module):
         self.head = Head(c128, round(c128 * HEAD // 128 * options.head_width), options.classes)
         if options.auxiliary:
             self.auxiliary = nn.ModuleList(
-                AuxiliaryHead(c, factor, options.classes)
+                AuxiliaryHead(c, c128, factor, options.classes)
                 for c, factor in zip(self.semantic.channels, (4, 8, 16, 32), strict=True)
             )
 
@@ -290,12 +290,12 @@ class Head(nn.Sequential):
 class AuxiliaryHead(nn.Module):
     """Logits from maps of ``1 / factor``, through ``factor ** 2`` channels at twice their size."""
 
-    def __init__(self, c: int, factor: int, classes: int) -> None:
+    def __init__(self, c: int, hidden: int, factor: int, classes: int) -> None:
         super().__init__()
         self.factor = factor
-        self.conv = ConvBN(c, AUXILIARY_HEAD, 3)
+        self.conv = ConvBN(c, hidden, 3)
         self.dropout = nn.Dropout(0.1)
-        self.grow = ConvBN(AUXILIARY_HEAD, factor**2, 3)
+        self.grow = ConvBN(hidden, factor**2, 3)
         self.logits = nn.Conv2d(factor**2, classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

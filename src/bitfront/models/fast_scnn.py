@@ -145,6 +145,8 @@ KEYS: tuple[tuple[str, str], ...] = (
 class FastScnnModule(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> logits ``(b, classes, h, w)``."""
 
+    backbone_parts = ("downsample", "features", "pyramid")
+
     def __init__(self, options: FastScnn) -> None:
         super().__init__()
         c32, c48, c64, c96, c128 = (int(c * options.width) for c in (32, 48, 64, 96, 128))

@@ -59,6 +59,8 @@ class Tiny:
 class TinyModule(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 8 -> logits ``(b, classes, h, w)``."""
 
+    backbone_parts = ("stem", "down", "bottleneck", "deep")
+
     def __init__(self, options: Tiny) -> None:
         super().__init__()
         c8, c16 = (int(c * options.width) for c in (8, 16))
