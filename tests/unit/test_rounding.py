@@ -171,6 +171,7 @@ def clipped(rng: np.random.Generator) -> Graph:
     graph = net.graph()
     changed = {name: value.copy() for name, value in graph.constants.items()}
     changed["c0.b"][0], changed["c2.b"][1] = 9.0, 1.9
+    changed["c1.w"] = np.abs(changed["c1.w"]) / 10
     return graph.with_constants(changed)
 
 
