@@ -67,7 +67,8 @@ def test_what_is_simulated_is_what_the_reference_computes(menu: Menu, images: ND
         assert all(np.array_equal(values, wanted[name]) for name, values in ev.fast.run(plan).items())
 
 
-def test_biases_are_corrected_for_the_bits_of_their_weights(menu: Menu) -> None:
+def test_biases_are_corrected_for_the_bits_of_their_weights(graph: Graph, images: NDArray[np.float32]) -> None:
+    menu = build_menu(graph, batches=[images[:4]], options=replace(SMALL, layer_rounding=False))
     bits = {d.tensor: 2 for d in menu.dishes if d.kind == "weight"}
     plan = menu.plan(bits)
     wanted = correct_biases(menu.graph, plan, menu.ranges)
@@ -76,6 +77,19 @@ def test_biases_are_corrected_for_the_bits_of_their_weights(menu: Menu) -> None:
     assert menu.finished(menu.plan({})) is menu.graph
     biases = [n for n in finished.constants if not np.array_equal(finished.constants[n], menu.graph.constants[n])]
     assert biases
+
+
+def test_weights_of_few_bits_lie_on_the_codes_that_keep_what_layers_answer(menu: Menu) -> None:
+    weights = [d for d in menu.dishes if d.kind == "weight"]
+    finished = {bits: menu.finished(menu.plan({d.tensor: bits for d in weights})) for bits in (2, 4, 8)}
+    for dish in weights:
+        before = menu.graph.constants[dish.tensor]
+        for bits in (2, 4):
+            form, after = dish.formats[bits], finished[bits].constants[dish.tensor]
+            assert np.array_equal(form.decode(form.encode(after)), after)
+        assert finished[8].constants[dish.tensor] is before
+    nearest = [d.formats[2].decode(d.formats[2].encode(menu.graph.constants[d.tensor])) for d in weights]
+    assert any((finished[2].constants[d.tensor] != n).any() for d, n in zip(weights, nearest, strict=True))
 
 
 def test_formats_of_the_menu(menu: Menu, graph: Graph, images: NDArray[np.float32]) -> None:
@@ -90,7 +104,7 @@ def test_formats_of_the_menu(menu: Menu, graph: Graph, images: NDArray[np.float3
     assert all(isinstance(f, Affine) for d in shifted.dishes if d.kind == "weight" for f in d.formats.values())
     thesis = build_menu(graph, batches=[images[:4]], options=MenuOptions.thesis_000())
     assert all(isinstance(f, Qmn) for d in thesis.dishes for f in d.formats.values())
-    assert not thesis.biases
+    assert not thesis.variants
     assert thesis.graph is graph
     with pytest.raises(UsageError, match="cannot have 5 bits"):
         menu.plan({menu.dishes[1].tensor: 5})

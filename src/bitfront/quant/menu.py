@@ -1,7 +1,8 @@
 """The menu of a bit search: a network made ready for few bits, and for every tensor its format at every width.
 
-Everything that does not depend on the bits that a search chooses is done once, here: equalization of the weights, the
-split of every width into integer and fractional bits, the correction of the biases for every format of their weights.
+Everything that does not depend on the bits that a search chooses is done once, here: equalization of the weights
+(without the clips that bar it and hardly act), the split of every width into integer and fractional bits, the codes of
+few bits that keep what a layer answers, the correction of the biases for every format of their weights.
 A choice of bits then is a plan (:meth:`Menu.plan`) and, with the biases that belong to it, a graph
 (:meth:`Menu.finished`). Tensors that an operator only moves (nearest resize, slices, ...) have the format of what was
 moved, so that nothing is rounded twice.
@@ -19,17 +20,21 @@ from numpy.typing import NDArray
 from bitfront.errors import DataError, UsageError
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph, Node
+from bitfront.quant.clips import Clip, relax_clips
 from bitfront.quant.correction import mean_shift
 from bitfront.quant.formats import Format
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import moves_values
+from bitfront.quant.rounding import rounded_choices
 from bitfront.stats.qmn import choose, choose_per_channel, tensors
 from bitfront.stats.ranges import Observe, Range, Ranges, collect
 
-__all__ = ["Biases", "Dish", "Menu", "MenuOptions", "build_menu"]
+__all__ = ["Dish", "Menu", "MenuOptions", "Variants", "build_menu"]
 
-Biases = Mapping[tuple[str, Format], NDArray[np.float32]]
-"""(bias, format of its layer's weight) -> its corrected values."""
+Variants = Mapping[tuple[str, Format], NDArray[np.float32]]
+"""(weight or bias, format of its layer's weight) -> the values that it then has."""
+N_RELAX = 8
+"""Images on which clips are tried."""
 FLOAT = 32
 
 
@@ -47,6 +52,8 @@ class MenuOptions:
     equalized: bool = True
     """Balance the channels of neighbouring layers first."""
     bias_correction: bool = True
+    layer_rounding: bool = True
+    """Choose codes of up to 4 bits so that layers answer as before (:mod:`bitfront.quant.rounding`)."""
     per_channel: bool = False
     """Give every output channel of a weight a shift of its own."""
     rounding: str = "half_even"
@@ -55,7 +62,9 @@ class MenuOptions:
     @staticmethod
     def thesis_000() -> MenuOptions:
         """Return the set-up of thesis 000, 4.4 and 5.4.2: formats that reach the maximum, nothing else."""
-        return MenuOptions((4, 8, 12, 16), (8, 16), (4, 8, 12, 16), "max", equalized=False, bias_correction=False)
+        return MenuOptions(
+            (4, 8, 12, 16), (8, 16), (4, 8, 12, 16), "max", equalized=False, bias_correction=False, layer_rounding=False
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +87,16 @@ class Menu:
     """What a search chooses from; see the module."""
 
     graph: Graph
-    """Prepared and, where asked for, equalized; biases as they are without rounding."""
+    """Prepared and, where asked for, equalized; weights and biases as they are without rounding."""
     dishes: tuple[Dish, ...]
     """In execution order."""
     options: MenuOptions
     ranges: Ranges
     followers: Mapping[str, str] = field(default_factory=dict)
     """Tensor -> the tensor whose format it has."""
-    biases: Biases = field(default_factory=dict)
+    variants: Variants = field(default_factory=dict)
+    clips: tuple[Clip, ...] = ()
+    """What became of the upper clips that bar equalization."""
 
     def plan(self, bits: Mapping[str, int], recipe: str = "searched") -> Plan:
         """Return the plan that gives tensors these bits; those that are not named, or have 32, stay float32.
@@ -103,16 +114,17 @@ class Menu:
             if leader in formats:
                 formats[tensor] = formats[leader]
         names = ("rounding", "rule", "equalized")
-        return Plan(recipe, formats, {name: getattr(self.options, name) for name in names})
+        given = {name: getattr(self.options, name) for name in names}
+        n_dropped = sum(clip.dropped for clip in self.clips)
+        return Plan(recipe, formats, given | ({"dropped_clips": n_dropped} if n_dropped else {}))
 
     def finished(self, plan: Plan) -> Graph:
-        """Return the graph to export under a plan of this menu: biases make up for the rounding of their weights."""
-        chosen = {}
+        """Return the graph to export under a plan of this menu: with the weights and biases that belong to it."""
+        chosen: dict[str, NDArray[np.float32]] = {}
         for node in self.graph.nodes:
-            if len(node.inputs) == 3:
-                key = (node.inputs[2], plan.formats.get(node.inputs[1]))
-                if key in self.biases:
-                    chosen[node.inputs[2]] = self.biases[key]  # type: ignore[index]
+            form = plan.formats.get(node.inputs[1]) if len(node.inputs) == 3 else None
+            if form is not None:
+                chosen |= {name: self.variants[name, form] for name in node.inputs if (name, form) in self.variants}
         return self.graph.with_constants(chosen) if chosen else self.graph
 
 
@@ -136,25 +148,35 @@ def build_menu(
         DataError: nothing to calibrate on.
         UsageError: an unknown rule.
     """
-    options = options or MenuOptions()
+    options, batches = options or MenuOptions(), list(batches)
+    clips: tuple[Clip, ...] = ()
     if options.equalized:
-        graph, ranges = equalize(graph), None
+        relaxed = relax_clips(graph, _first(batches, N_RELAX), observe=observe)
+        graph, ranges, clips = equalize(relaxed.graph, relaxed.peaks), None, relaxed.clips
     if ranges is None:
         ranges = collect(graph, batches, observe(graph) if observe else None)
     if not len(ranges):
         raise DataError("no images to calibrate on", hint="give the data a train part")
     followers = _followers(graph)
-    biases: dict[tuple[str, Format], NDArray[np.float32]] = {}
+    variants: dict[tuple[str, Format], NDArray[np.float32]] = {}
     dishes = []
     for name, kind, values in tensors(graph, ranges):
         dish = _dish(name, kind, values, graph, options)
         if dish is not None and name not in followers:
             dishes.append(dish)
+    formats = {dish.tensor: tuple(dish.formats.values()) for dish in dishes if dish.kind == "weight"}
     if options.bias_correction:
-        formats = {dish.tensor: tuple(dish.formats.values()) for dish in dishes if dish.kind == "weight"}
-        biases = _corrected(graph, formats, ranges)
-        dishes = [_reaching(dish, graph, biases, options) if dish.kind == "bias" else dish for dish in dishes]
-    return Menu(graph, tuple(dishes), options, ranges, followers, biases)
+        variants |= _corrected(graph, formats, ranges)
+    if options.layer_rounding and batches:
+        variants |= rounded_choices(graph, formats, batches)
+    dishes = [_reaching(dish, graph, variants, options) if dish.kind == "bias" else dish for dish in dishes]
+    return Menu(graph, tuple(dishes), options, ranges, followers, variants, clips)
+
+
+def _first(batches: Sequence[NDArray[np.float32]], n: int) -> list[NDArray[np.float32]]:
+    """Return the first batches that together have ``n`` images, or all."""
+    sizes = np.cumsum([len(images) for images in batches])
+    return list(batches[: int(np.searchsorted(sizes, n)) + 1])
 
 
 def _dish(
@@ -211,7 +233,7 @@ def _is_corrected(node: Node, graph: Graph, uses: Counter[str], ranges: Ranges) 
     return node.op in ("conv", "dense") and own and node.inputs[0] in ranges
 
 
-def _reaching(dish: Dish, graph: Graph, biases: Biases, options: MenuOptions) -> Dish:
+def _reaching(dish: Dish, graph: Graph, variants: Variants, options: MenuOptions) -> Dish:
     """Return a bias's entry with formats that hold all its corrected values."""
-    values = [graph.constants[dish.tensor], *(v for (name, _), v in biases.items() if name == dish.tensor)]
+    values = [graph.constants[dish.tensor], *(v for (name, _), v in variants.items() if name == dish.tensor)]
     return _dish(dish.tensor, "bias", np.concatenate([v.ravel() for v in values]), graph, options) or dish

@@ -6,6 +6,7 @@ Nothing is kept between searches but what :class:`bitfront.search.evaluations.Ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.contracts import Scorer
+from bitfront.graph.ir import Graph
 from bitfront.quant.menu import Dish, Menu
 from bitfront.record import content_id
 from bitfront.search.evaluations import Evaluation, Subset
@@ -25,7 +27,8 @@ __all__ = ["NetworkEvaluator", "bits_of", "space_of"]
 
 N_COMPARED = 8
 """Samples on which raw outputs are compared in an evaluation on all of them."""
-BATCH_SIZE = 8
+BATCH_ELEMENTS = 1 << 20
+"""Of the largest activation, over the images of a batch: what is written is soon read, and should still be near."""
 
 
 def space_of(menu: Menu) -> Space:
@@ -41,6 +44,13 @@ def _gene(dish: Dish) -> Gene:
 def bits_of(space: Space, genome: Genome) -> dict[str, int]:
     """Return tensor -> bits."""
     return {gene.name: bits for gene, bits in zip(space.genes, genome, strict=True)}
+
+
+def _batch_size(graph: Graph, n_images: int) -> int:
+    """Return how many images to execute together, in batches of about equal size."""
+    largest = max(math.prod(graph.tensors[node.output].shape[1:]) for node in graph.nodes)
+    n_batches = -(-n_images // max(4, BATCH_ELEMENTS // largest))
+    return -(-n_images // n_batches)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +81,7 @@ class NetworkEvaluator:
         scorer: Scorer,
         *,
         identity: str = "",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = 0,
         device: str = "cpu",
         **options: Any,
     ) -> None:
@@ -83,7 +93,7 @@ class NetworkEvaluator:
             images: ``(n, c, h, w)`` float32, preprocessed.
             scorer: scores the outputs of the samples that the images were made of.
             identity: content id of the samples and of how they are scored.
-            batch_size: images that are executed together.
+            batch_size: images that are executed together; 0: as suits the size of the activations.
             device: ``cpu``, ``cuda`` or ``auto``.
             **options: of :class:`bitfront.simulate.fast.Fast`.
 
@@ -92,12 +102,18 @@ class NetworkEvaluator:
             UsageError: no CUDA device.
         """
         self.menu, self.space = menu, space
-        self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, biases=menu.biases, **options)
+        batch_size = batch_size or _batch_size(menu.graph, len(images))
+        self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, variants=menu.variants, **options)
         self._scorer = scorer
         self.n_images = len(images)
         self._floats: dict[int, list[_Float]] = {}
         self.id = content_id(
-            menu.graph.id, [(d.tensor, dict(d.formats)) for d in menu.dishes], menu.options, images, identity
+            menu.graph.id,
+            [(d.tensor, dict(d.formats)) for d in menu.dishes],
+            list(menu.variants.items()),
+            menu.options,
+            images,
+            identity,
         )
 
     def __call__(self, genomes: Sequence[Genome], subset: Subset | None) -> Iterator[Evaluation]:

@@ -28,7 +28,7 @@ from bitfront.quant.formats import Format, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate import torch_codes
 from bitfront.simulate.cache import Cache
-from bitfront.simulate.torch_steps import Biases, Steps
+from bitfront.simulate.torch_steps import Steps, Variants
 
 __all__ = ["Fast", "Hits"]
 
@@ -58,7 +58,7 @@ class Fast:
         n_cuts: int = 5,
         prefix_bytes: int = PREFIX_BYTES,
         device: str = "cpu",
-        biases: Biases | None = None,
+        variants: Variants | None = None,
     ) -> None:
         """Make ready.
 
@@ -70,7 +70,7 @@ class Fast:
             n_cuts: places at which activations are kept for plans that begin alike; 0 for none.
             prefix_bytes: memory for those activations; the least recently used ones go first.
             device: ``cpu``, ``cuda`` or ``auto`` (CUDA when present).
-            biases: (bias, format of its layer's weight) -> the values that the bias then has, see
+            variants: (weight or bias, format of its layer's weight) -> the values that it then has, see
                 :class:`bitfront.quant.menu.Menu`.
 
         Raises:
@@ -94,7 +94,7 @@ class Fast:
         self._made = {
             cut: frozenset([*graph.inputs, *(n.output for n in graph.nodes[: cut + 1])]) for cut in self._live
         }
-        self._steps = Steps(graph, self.device, biases)
+        self._steps = Steps(graph, self.device, variants)
         self._prefixes: Cache[dict[str, Tensor]] = Cache(prefix_bytes)
 
     # --- asking ------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from bitfront.simulate.cache import Cache
 from bitfront.simulate.fused import FUSED
 from bitfront.simulate.torch_linear import Linear
 
-__all__ = ["Biases", "Steps"]
+__all__ = ["Steps", "Variants"]
 
-Biases = Mapping[tuple[str, Format], NDArray[np.float32]]
+Variants = Mapping[tuple[str, Format], NDArray[np.float32]]
 CACHE_BYTES = 256 << 20
 SMALL_STEP = 1 << 10
 """Bytes charged for a step without weights."""
@@ -29,10 +29,10 @@ SMALL_STEP = 1 << 10
 class Steps:
     """The functions of a graph's nodes, from held activations to the held output."""
 
-    def __init__(self, graph: Graph, device: torch.device, biases: Biases | None = None) -> None:
-        """Make ready. ``biases``: (bias, format of its layer's weight) -> the values it then has."""
+    def __init__(self, graph: Graph, device: torch.device, variants: Variants | None = None) -> None:
+        """Make ready. ``variants``: (weight or bias, format of its layer's weight) -> the values it then has."""
         self.graph, self.device = graph, device
-        self.biases = biases or {}
+        self.variants = variants or {}
         self.n_built = 0
         self._weights: Cache[NDArray[np.int32]] = Cache(CACHE_BYTES)
         self._steps: Cache[torch_codes.Step] = Cache(CACHE_BYTES)
@@ -57,11 +57,10 @@ class Steps:
         return self._ids.setdefault(key, len(self._ids))
 
     def _graph_of(self, node: Node, plan: Plan) -> Graph:
-        """Return the graph with the bias that the node has under the plan."""
-        if len(node.inputs) != 3:
-            return self.graph
-        bias = self.biases.get((node.inputs[2], plan.formats.get(node.inputs[1])))  # type: ignore[arg-type]
-        return self.graph if bias is None else self.graph.with_constants({node.inputs[2]: bias})
+        """Return the graph with the constants that the node has under the plan."""
+        form = plan.formats.get(node.inputs[1]) if len(node.inputs) == 3 else None
+        changed = {name: self.variants[name, form] for name in node.inputs if form and (name, form) in self.variants}
+        return self.graph.with_constants(changed) if changed else self.graph
 
     def _build(self, graph: Graph, node: Node, plan: Plan, rule: str) -> torch_codes.Step:
         """Return the step of a node: held activations in, held output out."""
@@ -108,7 +107,7 @@ class Steps:
         product = np.float32(x.scale[0]) * np.asarray(w.scale, np.float32)
         return Linear.prepare(
             node,
-            self._codes(node.inputs[1], w),
+            self._codes(graph, node.inputs[1], w),
             reference.bias_codes(graph, plan, node),
             multiplier=product / np.float32(y.scale[0]),
             reach=max(x.high - x.zero_point[0], x.zero_point[0] - x.low),
@@ -118,11 +117,11 @@ class Steps:
             device=self.device,
         )
 
-    def _codes(self, name: str, form: Affine) -> NDArray[np.int64]:
+    def _codes(self, graph: Graph, name: str, form: Affine) -> NDArray[np.int64]:
         """Centred codes of a weight."""
         found = self._weights.get((name, form))
         if found is None:
-            value = self.graph.constants[name]
+            value = graph.constants[name]
             found = (form.encode(value) - form.parameters(value.ndim)[1]).astype(np.int32)
             self._weights.put((name, form), found, found.nbytes)
         return found.astype(np.int64)
