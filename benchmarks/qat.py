@@ -37,13 +37,12 @@ FLOAT = bitfront.TrainOptions(epochs=40, rate=4e-3, device="cpu")
 THESIS = MenuOptions((2, 3, 4, 8), (), (16,), "max", equalized=False, bias_correction=False)
 OURS = MenuOptions((2, 3, 4, 8), (), (16,), "mse")
 CASES = (
-    ("thesis rule", THESIS, 4, None),
-    ("thesis rule", THESIS, 4, 0.0),
-    ("equalized, mse, corrected", OURS, 4, None),
-    ("equalized, mse, corrected", OURS, 3, None),
-    ("thesis rule", THESIS, 8, None),
+    ("thesis rule", THESIS, 4, None, 4e-3),
+    ("thesis rule", THESIS, 4, 0.0, 4e-3),
+    ("equalized, mse, corrected", OURS, 4, None, 5e-4),
+    ("equalized, mse, corrected", OURS, 3, None, 1e-3),
 )
-"""Name, formats, bits of the weights, share of the training before ranges are learned."""
+"""Name, formats, bits of the weights, share of the training before ranges are learned, rate."""
 
 
 def main() -> None:
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of published checkpoints")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and files")
     parser.add_argument("--epochs", type=int, default=preset("quantized").epochs)
-    parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -63,10 +61,10 @@ def main() -> None:
         weights = args.weights / "fastscnn_a0.25t6r3pp1.safetensors"
         bitfront.train("fast_scnn", args.data, network, options=FLOAT, settings=SETTINGS, weights=weights)
     rows = []
-    for position, (name, menu, bits, learn_ranges) in enumerate(CASES):
+    for position, (name, menu, bits, learn_ranges, rate) in enumerate(CASES):
         cached = args.work / f"{position}.json"
         if not cached.is_file():
-            atomic_json(cached, measure(args, network, position, name, menu, bits, learn_ranges))
+            atomic_json(cached, measure(args, network, position, name, menu, bits, learn_ranges, rate))
         rows.append(json.loads(cached.read_text()))
         print(*(rows[-1][k] for k in ("formats", "weight_bits", "learn_ranges", "float", "before", "trained")))
     report = {
@@ -84,8 +82,8 @@ def main() -> None:
     atomic_json(args.result, report)
 
 
-def measure(args, network, position, name, menu_options, bits, learn_ranges) -> dict:
-    options = replace(preset("quantized"), epochs=args.epochs, rate=args.rate, device="cpu")
+def measure(args, network, position, name, menu_options, bits, learn_ranges, rate) -> dict:
+    options = replace(preset("quantized"), epochs=args.epochs, rate=rate, device="cpu")
     opened = open_both(str(network), args.data)
     graph = passes.prepare(opened.source.graph())
     menu = build_menu(graph, batches=calibration_images(opened, 64, args.seed, None), options=menu_options)
@@ -111,7 +109,7 @@ def measure(args, network, position, name, menu_options, bits, learn_ranges) -> 
         "bias_bits": 16,
         "learn_ranges": learn_ranges,
         "epochs": args.epochs,
-        "rate": args.rate,
+        "rate": rate,
         "float": round(made.float_metrics.values[score], 5),
         "before": round(made.before.values[score], 5),
         "trained": round(made.metrics.values[score], 5),

@@ -137,6 +137,15 @@ def test_a_killed_training_goes_on_to_the_same_file(
     assert done.exported.sha256 == made.exported.sha256
 
 
+def test_what_training_spoils_is_not_written(checkpoint: str, data: str, graph: Graph, tmp_path: Path) -> None:
+    wild = bitfront.TrainOptions(epochs=1, batch_size=4, rate=0.5, end_rate=0.5, device="cpu", augment="none")
+    done = train_quantized(checkpoint, data, tmp_path / "q.onnx", plan=covering(graph, 8), options=wild)
+    assert done.metrics.value == done.before.value
+    assert done.trained.best_epoch == -1
+    assert done.trained.best_score == pytest.approx(done.before.value, abs=0.002)
+    assert any("no epoch was better" in note for note in done.exported.notes)
+
+
 # --- where graph and plan come from ----------------------------------------------------------------------------------
 def test_an_onnx_file_is_trained(checkpoint: str, data: str, tmp_path: Path) -> None:
     bitfront.export(checkpoint, tmp_path / "net.onnx")

@@ -225,7 +225,8 @@ def _curve(found: Any) -> dict[str, Any]:
 
 def _head(found: Any) -> str:
     n = len(found.epochs)
-    return f"{n} epochs ({found.stopped}) in {duration(found.seconds)}; best: {found.best_epoch + 1}"
+    best = found.best_epoch + 1 or "none"
+    return f"{n} epochs ({found.stopped}) in {duration(found.seconds)}; best: {best}"
 
 
 def to_plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ BatchNorm and the formats that are exported and verified; a network that came as
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitfront.contracts import DataInfo, InputContract, Part, Task
@@ -17,6 +17,7 @@ from bitfront.graph.module import GraphModule
 from bitfront.quant import plan_files
 from bitfront.quant.plan import Plan
 from bitfront.train.loop import Epoch, Trained, TrainOptions, train
+from bitfront.train.scoring import score_module
 
 __all__ = ["Quantized", "check_share", "train_under_plan"]
 
@@ -36,7 +37,10 @@ class Quantized:
     plan: Plan
     """With the trained steps, where these were learned."""
     trained: Trained
-    """Its score is that of the fake-quantized graph on the validation part."""
+    """Its score is that of the fake-quantized graph on the validation part; the best epoch is -1 when none was better
+    than the start, which then is what is given back."""
+    start_score: float
+    """Score of the plan without training, on the validation part."""
 
 
 def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
@@ -81,7 +85,12 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     n_steps = options.epochs * max(1, len(train_part) // options.batch_size)
     module = GraphModule(graph, plan, learn_ranges_after=None if learn_ranges is None else int(learn_ranges * n_steps))
     header = {"model": "graph", "plan": plan.id}
+    arguments = (task, info, val_part, contract)
+    start = float(score_module(module, *arguments, batch_size=options.batch_size, score=options.score).value)
     trained = train(module, task, info, train_part, val_part, contract, options, folder, seed, on_epoch, header=header)
-    learned = module.plan()
+    better = trained.best_score >= start
+    done, learned = (module.graph(), module.plan()) if better else (graph, plan)
     plan_files.save(folder / "plan.json", learned)
-    return Quantized(module.graph(), learned, trained)
+    if not better:
+        trained = replace(trained, best_epoch=-1, best_score=start)
+    return Quantized(done, learned, trained, start)

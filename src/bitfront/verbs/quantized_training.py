@@ -52,6 +52,7 @@ __all__ = ["PLAN_SUFFIX", "QuantizedTraining", "plan_quantized_training", "train
 
 PLAN_SUFFIX = ".plan.json"
 """Ending of the plan that is written beside an artifact."""
+NOT_BETTER = "no epoch was better than the plan without training, which is what was written: try a lower rate"
 PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax", "argmax")
 """Operators whose outputs no loss can be computed from: it wants logits."""
 
@@ -123,7 +124,8 @@ def train_quantized(
         out: the file to write.
         plan: formats, or what ``verbs.plans.open_plan`` reads. A plan belongs to the prepared graph of the network it
             was made for (the equalized one, where its options say ``equalized``). With a reference file or a run's
-            candidate the graph is taken from there too, and MODEL only says how it is fed.
+            candidate the graph is taken from there too; MODEL says how it is fed, and is the float file's network
+            where it has weights.
         recipe: instead of a plan: a recipe, calibrated on images of the train part.
         learn_ranges: share of the training after which the steps of integer formats are learned too, in [0, 1).
         options: by default the preset ``quantized``.
@@ -196,7 +198,8 @@ def train_quantized(
     agreement = verify.compare(engine, place, done.graph, done.plan, source.input, source.output, probes)
     metrics = score(place)
     warnings = dict.fromkeys(line for _, lines in usable.values() for line in lines)
-    made = describe(place, done.plan.recipe, engine, source, began, (*start.notes, *filter(None, [note]), *warnings))
+    notes = (*start.notes, *filter(None, [note]), *warnings, *([NOT_BETTER] if done.trained.best_epoch < 0 else []))
+    made = describe(place, done.plan.recipe, engine, source, began, notes)
     trained = {
         "plan_before": start.plan.id,
         "options": to_json(options),
@@ -204,6 +207,8 @@ def train_quantized(
         "seed": seed,
         "epochs": len(done.trained.epochs),
         "best_epoch": done.trained.best_epoch,
+        "val_score": done.trained.best_score,
+        "val_score_before": done.start_score,
         "metrics_before": to_json(before.values),
     }
     facts = {"agreement": to_json(agreement), "metrics": to_json(metrics.values), "trained": trained}
@@ -298,7 +303,9 @@ def _start(
         raise unknown_name("recipe", recipe, RECIPES)
     stored, formats = (None, plan) if plan is None or isinstance(plan, Plan) else open_plan(plan, runs)
     if stored is not None and formats is not None:
-        started = _Start(_fed(opened, stored), stored, stored, formats, opened.source.notes)
+        fed = _fed(opened, stored)
+        flat = stored if untrained(fed.source) else passes.prepare(fed.source.graph())
+        started = _Start(fed, flat, stored, formats, opened.source.notes)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -307,6 +314,11 @@ def _start(
         if formats is None:
             images = calibration_images(opened, N_CALIBRATE, seed, cache)
             graph, formats = build(recipe, flat, batches=images, observe=observer(engine) if engine else None)
+        elif formats.options.get("dropped_clips"):
+            raise UsageError(
+                "the plan belongs to a graph without some of MODEL's clips",
+                hint="give the candidate of the run or the reference file that it comes from: they hold the graph",
+            )
         elif formats.options.get("equalized"):
             graph = equalize(flat)
         started = _Start(opened, flat, graph, formats, (*opened.source.notes, *untrained(opened.source)))
