@@ -22,10 +22,20 @@ from bitfront import report
 from bitfront.contracts import Device, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, BitSearch, Config
+from bitfront.fitting.exploration import choose_stages
+from bitfront.fitting.exploring import Request
 from bitfront.fitting.progress import Progress
 from bitfront.fitting.searching import menu_options, usual_evaluations
-from bitfront.fitting.space import EFFORTS, RESOLUTION, architectures, choose_recipes
-from bitfront.fitting.stages import Request, Work
+from bitfront.fitting.space import (
+    EFFORTS,
+    RESOLUTION,
+    architectures,
+    check_knobs,
+    checked_size,
+    choose_recipes,
+    input_sizes,
+)
+from bitfront.fitting.stages import Work
 from bitfront.record import Budget, from_json, to_json
 from bitfront.registry import load
 from bitfront.run import Run, project
@@ -63,6 +73,7 @@ def fit(
     device: str = "host",
     objectives: Sequence[str] = ("score", "latency", "size"),
     effort: str = "entry",
+    stages: Sequence[str] = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -96,6 +107,8 @@ def fit(
         device: where they are timed.
         objectives: axes of the front.
         effort: ``entry``, ``intermediate`` or ``expert``: how much is explored when nothing is said.
+        stages: stages of thesis 001 to go through (:data:`bitfront.fitting.exploration.STAGES`); by default those of
+            the effort, or all of ``space`` in product where it is given.
         epochs: epochs of a training from scratch; those that start from weights take 40 % of them.
         batch_size: images of a training step.
         learning_rate: first rate of all trainings.
@@ -127,6 +140,7 @@ def fit(
         model=model, data=data, reader=reader, task=task, budget=budget or Budget(),
         space={**several, **(space or {})}, settings=fixed, weights=str(weights or ""), preprocess=preprocess,
         recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
+        stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
         threads=threads, retrain=retrain, limit=limit, bits=bits or BitSearch(),
         track=tuple(track),
@@ -216,21 +230,29 @@ def resume(path: Path | str, progress: Report | None = None) -> Run:
 def plan(config: Config) -> dict[str, Any]:
     """Return what :func:`fit` would explore and how long it would take, and leave nothing behind.
 
-    Returns ``networks`` (labels), ``trainings``, ``recipes``, ``evaluations``, ``epochs``, ``seconds``, ``left_out``
-    (labels of networks for which there is no time) and ``notes``. Raises UsageError, DataError.
+    Of a run in stages, the first that has something to do: the others depend on what it finds.
+
+    Returns ``stages`` (names), ``networks`` (labels), ``trainings``, ``recipes``, ``evaluations``, ``epochs``,
+    ``seconds``, ``left_out`` (labels of networks for which there is no time) and ``notes``. Raises UsageError,
+    DataError.
     """
     request = _open(config)
+    first = next(((s, jobs) for s in request.stages if (jobs := request.jobs(s))), (None, ()))
+    all_jobs = first[1] if request.stages else request.jobs()
+    n_stages = max(1, len(request.stages))
     with tempfile.TemporaryDirectory() as folder, RunDb(Path(folder)) as db:
-        forecast = Work(db, request, None).forecast()
-    jobs = [job for job in request.jobs() if job.architecture.id not in forecast.left_out]
+        limit = config.budget.time_s
+        forecast = Work(db, request, None).forecast(all_jobs, limit / n_stages if limit else None, n_stages)
+    jobs = [job for job in all_jobs if job.architecture.id not in forecast.left_out]
     return {
+        "stages": [stage.name for stage in request.stages],
         "networks": [job.architecture.label for job in jobs],
         "trainings": sum(job.share > 0 for job in jobs),
         "recipes": list(request.recipes),
         "evaluations": len(jobs) * len(request.recipes),
         "epochs": forecast.epochs,
-        "seconds": round(forecast.seconds, 1),
-        "left_out": [a.label for a in request.architectures if a.id in forecast.left_out],
+        "seconds": round(forecast.seconds * n_stages, 1),
+        "left_out": [j.architecture.label for j in all_jobs if j.architecture.id in forecast.left_out],
         "notes": list(request.opened.source.notes),
     }
 
@@ -259,6 +281,8 @@ def _open(config: Config) -> Request:
     if (config.model, config.data) == (Config().model, Config().data):
         free = {k: v for k, v in DEMO.items() if k not in config.settings}
         config = replace(config, space={**free, **config.space})
+    if EFFORTS[config.effort].bits and not config.bits.method:
+        config = replace(config, bits=replace(config.bits, method="surrogate"))
     if config.bits.method:
         menu_options(config.bits)
     device: Device = load("device", config.device)
@@ -282,11 +306,21 @@ def _open(config: Config) -> Request:
     sample = opened.dataset.part(opened.dataset.parts()[0])[0]
     native = (sample.image.shape[0], sample.image.shape[1])
     space = {k: [tuple(v) if isinstance(v, list) else v for v in values] for k, values in config.space.items()}
-    shapes = architectures(opened.source, native, EFFORTS[config.effort], space)
     recipes = choose_recipes(config.recipes, runtime.recipes)
     if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
         raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
-    return Request(config, opened, runtime, device, objectives, shapes, recipes)
+    effort = EFFORTS[config.effort]
+    stages = choose_stages(config.stages or (() if space else effort.stages))
+    if not stages:
+        return Request(
+            config, opened, runtime, device, objectives, architectures(opened.source, native, effort, space), recipes
+        )
+    sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
+    knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
+    free = {k: v for k, v in knobs.items() if k not in config.settings}
+    ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
+    opened = replace(opened, source=replace(opened.source, knobs=free))
+    return Request(config, opened, runtime, device, objectives, (), recipes, stages, ordered)
 
 
 def _with_dice(task: Task) -> Task:

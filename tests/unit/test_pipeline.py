@@ -85,7 +85,9 @@ def quick(data: str, runs: Path, **options: Any) -> Run:
 def finished(data: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that every test may read and none may change."""
     seen: list[Progress] = []
-    options: dict[str, Any] = {"settings": {"resolution": (32, 32)}, "objectives": ("score", "latency", "size")}
+    options: dict[str, Any] = {
+        "settings": {"resolution": (32, 32), "width": (0.5, 1.0)}, "objectives": ("score", "latency", "size")
+    }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "TIMING_S", 0.5)
         run = quick(data, tmp_path_factory.mktemp("runs"), progress=seen.append, **options)
@@ -314,10 +316,16 @@ def test_resume_needs_a_run_that_began(tmp_path: Path) -> None:
 
 def test_plan_leaves_nothing_behind(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = plan(Config(model="tiny", data=data, recipes=("int8",), settings={"resolution": [32, 32]}, epochs=1))
+    options: dict[str, Any] = {"model": "tiny", "data": data, "recipes": ("int8",), "epochs": 1}
+    space = {"resolution": [[32, 32]], "width": [0.5, 1.0]}
+    found = plan(Config(**options, space=space))
     assert found["networks"] == ["32x32 width=0.5", "32x32 width=1.0"]
+    assert found["stages"] == []
     assert (found["trainings"], found["recipes"], found["evaluations"]) == (2, ["float32", "int8"], 4)
     assert found["seconds"] > 0
+    staged = plan(Config(**options, effort="intermediate"))
+    assert staged["stages"] == ["resolution", "retraining", "width", "combination"]
+    assert staged["networks"] == ["24x32 width=1.0"] or len(staged["networks"]) == staged["trainings"]
     assert not list(tmp_path.iterdir())
 
 
@@ -328,8 +336,7 @@ def source(**options: Any) -> Source:
 
 def test_the_default_space_has_the_shape_of_the_data() -> None:
     found = architectures(source(), (540, 960), EFFORTS["entry"])
-    assert [a.size for a in found if a.options["width"] == 0.5] == [(288, 512), (216, 384), (144, 256)]
-    assert {a.options["width"] for a in found} == {0.5, 1.0}
+    assert [a.size for a in found] == [(288, 512), (216, 384), (144, 256)]
     small = architectures(source(), (70, 70), EFFORTS["entry"])
     assert {a.size for a in small} == {(72, 72)}
 
@@ -355,7 +362,8 @@ def test_recipes_begin_with_float32() -> None:
 
 # --- schedule --------------------------------------------------------------------------------------------------------
 def test_fresh_families_grow_from_their_smallest_size() -> None:
-    shapes = architectures(source(), (256, 256), EFFORTS["entry"], {"resolution": [(96, 96), (32, 32), (64, 64)]})
+    space = {"resolution": [(96, 96), (32, 32), (64, 64)], "width": [0.5, 1.0]}
+    shapes = architectures(source(), (256, 256), EFFORTS["entry"], space)
     jobs = schedule(source(), shapes, "auto")
     got = [(j.architecture.size[0], j.architecture.options["width"], j.share) for j in jobs]
     assert [(s, w) for s, w, share in got if share == 1.0] == [(32, 0.5), (32, 1.0)]
@@ -504,7 +512,7 @@ def test_a_hopeless_training_is_dropped_with_the_reason(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "hopeless", lambda share, scores, macs, n, rivals: "given up: x" if rivals else None)
-    run = quick(data, tmp_path, settings={"resolution": (32, 32)}, recipes=("float32",))
+    run = quick(data, tmp_path, settings={"resolution": (32, 32), "width": (0.5, 1.0)}, recipes=("float32",))
     assert sorted((r.status, r.reason) for r in run.records()) == [("dropped", "given up: x"), ("front", "")]
     assert not list((run.path / "trainings").rglob("last.safetensors"))
 

@@ -134,6 +134,9 @@ def fit(
     max_drop: Annotated[str | None, Parameter(help="Largest loss of score against float, e.g. 0.01 or 1%.")] = None,
     time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
     effort: Annotated[str | None, Parameter(help="entry, intermediate or expert: how much is explored.")] = None,
+    stage: Annotated[
+        list[str] | None, Parameter(help="Stages to go through, `bitfront list stages`. Repeatable.", negative=())
+    ] = None,
     recipe: Annotated[
         list[str] | None, Parameter(help="Recipes to try; float32 always is. Repeatable.", negative=())
     ] = None,
@@ -171,7 +174,8 @@ def fit(
     names = {"max_latency": max_latency, "max_size": max_size, "min_score": min_score, "max_drop": max_drop}
     limits = budget(shared.fill(**names, time=time))
     given = shared.fill(
-        model=model, data=data, effort=effort, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
+        model=model, data=data, effort=effort, stages=stage,
+        recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score, runtime=runtime,
         device=device, threads=threads, limit=limit, seed=seed, track=track,
     )  # fmt: skip
@@ -200,7 +204,8 @@ def _is_one_size(key: str, value: tuple[Any, ...]) -> bool:
 
 
 def _planned(plan: dict[str, Any]) -> Answer:
-    lines = [f"{len(plan['networks'])} networks: {', '.join(plan['networks'])}"]
+    lines = [f"stages: {', '.join(plan['stages'])}; the first of them:"] if plan["stages"] else []
+    lines += [f"{len(plan['networks'])} networks: {', '.join(plan['networks'])}"]
     lines += [f"recipes: {', '.join(plan['recipes'])}"]
     lines += [f"{plan['trainings']} trainings, {plan['evaluations']} evaluations"]
     if plan.get("seconds") is not None:

@@ -22,7 +22,7 @@ def version(*, shared: Shared = Shared()) -> Answer:  # noqa: B008 - frozen
 def list_(
     what: Annotated[
         str | None,
-        Parameter(help="models, datasets, tasks, runtimes, devices, objectives, trackers, recipes or methods."),
+        Parameter(help="models, datasets, tasks, runtimes, devices, objectives, trackers, recipes, methods or stages."),
     ] = None,
     /,
     *,

@@ -47,7 +47,7 @@ class Network:
         self.architecture = architecture
         self.weights = weights
         """Trained checkpoint; ``None`` for the source's own weights."""
-        self.contract = shop.opened.source.contract(architecture.size)
+        self.contract = shop.opened.source.contract(architecture.size, architecture.options)
 
     @property
     def origin(self) -> str:

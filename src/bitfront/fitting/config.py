@@ -59,6 +59,8 @@ class Config:
     device: str = "host"
     objectives: Sequence[str] = ("score", "latency", "size")
     effort: str = "entry"
+    stages: Sequence[str] = ()
+    """Names of :data:`bitfront.fitting.exploration.STAGES`; empty: those of the effort, or the whole of ``space``."""
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None

@@ -111,7 +111,7 @@ def _macs(shop: Shop, architecture: Architecture) -> float:
     source = shop.opened.source
     if source.kind == "onnx":
         return float(math.prod(architecture.size))
-    contract = source.contract(architecture.size)
+    contract = source.contract(architecture.size, architecture.options)
     return torch_macs(new_module(shop, architecture, None, 0), contract)
 
 
@@ -127,7 +127,7 @@ def _run_time(shop: Shop, architecture: Architecture) -> float:
     """Return the seconds of scoring one image with torch."""
     from bitfront.train.scoring import score_module
 
-    opened, contract = shop.opened, shop.opened.source.contract(architecture.size)
+    opened, contract = shop.opened, shop.opened.source.contract(architecture.size, architecture.options)
     module = new_module(shop, architecture, None, 0)
     part = shop.parts["val"][: min(4, len(shop.parts["val"]))]
     score_module(module, opened.task, opened.info, part[:1], contract)
@@ -140,7 +140,7 @@ def _step_time(shop: Shop, architecture: Architecture, options: Any) -> float:
     """Return the seconds of one training step, data included."""
     import torch
 
-    opened, contract = shop.opened, shop.opened.source.contract(architecture.size)
+    opened, contract = shop.opened, shop.opened.source.contract(architecture.size, architecture.options)
     with torch.random.fork_rng(devices=[]):
         module = new_module(shop, architecture, None, 0).to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam(module.parameters(), 1e-4)

@@ -17,7 +17,17 @@ from bitfront.quant.recipes import RECIPES
 from bitfront.record import content_id
 from bitfront.sources import Source
 
-__all__ = ["EFFORTS", "RESOLUTION", "Architecture", "Effort", "architectures", "choose_recipes"]
+__all__ = [
+    "EFFORTS",
+    "RESOLUTION",
+    "Architecture",
+    "Effort",
+    "architectures",
+    "check_knobs",
+    "checked_size",
+    "choose_recipes",
+    "input_sizes",
+]
 
 RESOLUTION = "resolution"
 MAX_SIDE = 512
@@ -32,19 +42,24 @@ class Effort:
 
     epochs: float
     """Factor on the epochs of every training."""
-    n_widths: int
-    """Values of the first knob."""
+    stages: tuple[str, ...]
+    """What is varied, in order (:data:`bitfront.fitting.exploration.STAGES`); one network when nothing is."""
     scales: tuple[float, ...]
     """Input sizes relative to the data's own."""
-    knobs: tuple[str, ...] = ("width",)
-    """Architecture knobs that vary."""
+    bits: bool = False
+    """Whether the bits of the best networks are searched."""
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "single": Effort(1, 1, (1.0,), ()),
-    "entry": Effort(1, 3, (1.0, 0.75, 0.5)),
-    "intermediate": Effort(2, 4, (1.0, 0.75, 0.5, 0.375)),
-    "expert": Effort(4, 5, (1.0, 0.75, 0.625, 0.5, 0.375, 0.25), ("width", "repeats")),
+    "single": Effort(1, (), (1.0,)),
+    "entry": Effort(1, ("resolution", "retraining"), (1.0, 0.75, 0.5)),
+    "intermediate": Effort(2, ("resolution", "retraining", "width", "combination"), (1.0, 0.75, 0.5, 0.375)),
+    "expert": Effort(
+        4,
+        ("resolution", "retraining", "channels", "width", "repeats", "shapes", "combination"),
+        (1.0, 0.75, 0.625, 0.5, 0.375, 0.25),
+        bits=True,
+    ),
 }
 
 
@@ -100,30 +115,32 @@ def architectures(
     empty = next((key for key, values in asked.items() if not values), None)
     if empty is not None:
         raise UsageError(f"the space has no value for '{empty}'", hint=f"for example {empty}=...")
-    sizes = asked.pop(RESOLUTION, None) or _sizes(source, native, effort)
-    varied = _varied(source, effort, asked)
+    sizes = asked.pop(RESOLUTION, None) or input_sizes(source, native, effort)
+    varied = check_knobs(source, asked)
     found = [
-        Architecture({**source.options, **dict(zip(varied, values, strict=True))}, _size(source, size))
+        Architecture({**source.options, **dict(zip(varied, values, strict=True))}, checked_size(source, size))
         for values in itertools.product(*varied.values())
         for size in sizes
     ]
     return list({a.id: a for a in found}.values())
 
 
-def _varied(source: Source, effort: Effort, asked: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+def check_knobs(source: Source, asked: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """Return knobs and their values. Raises UsageError for knobs that the model does not have."""
+    is_fixed = source.kind in ("checkpoint", "onnx")
+    known = [*source.knobs, *(() if is_fixed else ("channels",))]
     for knob in asked:
-        if knob not in source.knobs:
-            if source.kind in ("checkpoint", "onnx"):
+        if knob not in known:
+            if is_fixed:
                 raise UsageError(
                     f"'{knob}' cannot vary: {source.path} has its architecture inside",
                     hint="give the model's name, with --weights to start from checkpoints",
                 )
-            raise unknown_name(f"knob of {source.name}", knob, [*source.knobs, RESOLUTION])
-    default = {k: v[: effort.n_widths] for k, v in source.knobs.items() if k in effort.knobs and k not in asked}
-    return {**default, **asked}
+            raise unknown_name(f"knob of {source.name}", knob, [*known, RESOLUTION])
+    return dict(asked)
 
 
-def _sizes(source: Source, native: tuple[int, int], effort: Effort) -> list[tuple[int, int]]:
+def input_sizes(source: Source, native: tuple[int, int], effort: Effort) -> list[tuple[int, int]]:
     """Return sizes from large to small in the shape of the model's own input or, without one, of the data's images."""
     own = (source.input.height, source.input.width)
     if not source.any_size or (source.sized and source.kind == "catalogue"):
@@ -144,7 +161,7 @@ def _round(side: float, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 
-def _size(source: Source, size: Any) -> tuple[int, int]:
+def checked_size(source: Source, size: Any) -> tuple[int, int]:
     """Check a size. Raises UsageError."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):

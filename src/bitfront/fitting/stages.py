@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from bitfront import __version__, batches
-from bitfront.contracts import Device, Metrics, Objective, Runtime
-from bitfront.errors import BitfrontError, BusyError, DataError, Interrupted, SpaceError, one_line
-from bitfront.fitting.candidates import Network, make_candidate
-from bitfront.fitting.config import Config
+from bitfront.contracts import Metrics
+from bitfront.errors import BitfrontError, DataError
+from bitfront.fitting.candidates import Network
 from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, twins, with_latency
-from bitfront.fitting.forecast import Forecast, fitted, probe
+from bitfront.fitting.exploring import STOPPING, Explorer, Found, Request, reason
 from bitfront.fitting.previews import rivals, write_previews
-from bitfront.fitting.progress import Clock, Progress
-from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
 from bitfront.fitting.searching import Searched, picked, search_network, summary, usual_evaluations, worth_searching
-from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
-from bitfront.fitting.training import Training, threads_for, train_architecture
-from bitfront.graph.ir import Graph
+from bitfront.fitting.training import Training, threads_for
 from bitfront.measure import memory, timing
 from bitfront.measure.system import system
-from bitfront.quant.plan import Plan
-from bitfront.record import Candidate, Measurement, Record, from_json
+from bitfront.record import Measurement, Record, from_json
 from bitfront.report.searches import plan_labels, read_searches
-from bitfront.rundb import RunDb
 from bitfront.search.space import Genome
-from bitfront.tracking import Tracking
-from bitfront.verbs.opening import Opened
 from bitfront.verbs.scoring import score_session
 
 __all__ = ["Request", "Work"]
-
-log = logging.getLogger(__name__)
 
 EVALUATION_SHARE, THESIS_EVALUATIONS = 0.1, 4530
 """Time of a simulated evaluation in that of making and scoring a file, for the forecast; evaluations of thesis 000."""
@@ -47,45 +34,10 @@ SEARCH_SHARE = 0.7
 """Of the time that is left, the part for bit searches; the rest is for the files that they lead to."""
 TIMING_S = 15.0
 """Wall time of the latency measurement, at least."""
-STOPPING = (SpaceError, Interrupted, BusyError)
-"""Errors that stop a run; any other costs one network or one file only."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A configuration with everything it names opened."""
-
-    config: Config
-    opened: Opened
-    runtime: Runtime
-    device: Device
-    objectives: Sequence[Objective]
-    architectures: Sequence[Architecture]
-    recipes: Sequence[str]
-
-    def jobs(self) -> list[Job]:
-        """Return all architectures in the order of work."""
-        return schedule(self.opened.source, self.architectures, self.config.retrain)
-
-
-class Work:
+class Work(Explorer):
     """One run at work."""
-
-    def __init__(
-        self,
-        db: RunDb,
-        request: Request,
-        report: Callable[[Progress], None] | None,
-        tracking: Tracking | None = None,
-    ) -> None:
-        self.db, self.request, self.config = db, request, request.config
-        self.clock = Clock(report)
-        self.start = time.monotonic()
-        self.recorded: set[str] = set()
-        self.spent_before = float(db.get("seconds", 0.0))
-        self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
-        shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
-        self.shop = replace(shop, tracking=tracking or Tracking())
 
     def run(self) -> None:
         """Do all stages. Raises what stops a run."""
@@ -95,30 +47,14 @@ class Work:
 
     def _run(self) -> None:
         self.environment()
-        forecast = self.forecast()
-        trained = self.train(forecast)
-        records = self.candidates(trained, forecast)
-        records += self.search(trained, records, forecast)
-        self.clock.begin(forecast.fixed_s)
+        found = self.explore()
+        records = found.records + self.search(found)
+        self.clock.begin(found.fixed_s)
         records = self.time(records)
         self.front(records)
         self.clock.finish()
         n_front = len(self.db.get("front", []))
         self.say("end", f"{len(self.db.records())} candidates, {n_front} on the front, {self.seconds:.0f} s")
-
-    @property
-    def seconds(self) -> float:
-        """Wall time that the run worked, earlier sessions included."""
-        return self.spent_before + time.monotonic() - self.start
-
-    def say(self, stage: str, text: str) -> None:
-        """Log a line and show it."""
-        self.db.event(stage, text)
-        self.clock.tell(stage, text)
-
-    def _record(self, record: Record) -> None:
-        self.recorded.add(record.id)
-        self.db.record(record)
 
     def environment(self) -> None:
         """Store what the run runs on."""
@@ -128,138 +64,28 @@ class Work:
         for note in self.request.opened.source.notes:
             self.db.event("model", note)
 
-    # --- plan and train ----------------------------------------------------------------------------------------------
-    def forecast(self) -> Forecast:
-        """Say how long the run will take, and with a limit of time what is left out."""
-        request, config = self.request, self.config
-        jobs = request.jobs()
-        trainings = [job for job in jobs if job.share]
-        if trainings and "train" not in self.shop.parts:
-            raise DataError(
-                f"'{config.data}' has no train part", hint="--retrain never exports given weights as they are"
-            )
-        n_train = len(self.shop.parts.get("train", ()))
-        epochs = usual_epochs(config, n_train)
-        options = train_options(config, n_train, epochs, fine=False) if trainings else None
-        limit, recipes = config.budget.time_s, request.recipes
-
-        def compute() -> Forecast:
-            self.clock.tell("forecast", "timing training steps")
-            found = probe(self.shop, jobs, options, len(recipes))
-            return fitted(found, limit - self.seconds if limit else None)
-
-        found = from_json(
-            Forecast, self.db.cached("forecast", [limit, jobs, options, recipes, self.shop.digest], compute)
-        )
-        self.clock.plan(found.seconds)
-        n_kept, n_trained = len(jobs) - len(found.left_out), len(trainings) - len(found.left_out)
-        training = f", {n_trained} of them trained ({found.epochs} epochs from scratch)" if n_trained else ""
-        self.say(
-            "forecast",
-            f"{n_kept} networks{training}, {len(recipes)} recipes: about {max(1, round(found.seconds / 60))} min",
-        )
-        return found
-
-    def train(self, forecast: Forecast) -> list[tuple[Architecture, Training | None]]:
-        """Train what is planned; a training that fails costs its architecture only."""
-        done: list[tuple[Architecture, Training | None]] = []
-        for job in self.request.jobs():
-            architecture = job.architecture
-            if architecture.id in forecast.left_out:
-                self._lost(architecture, "dropped", "left out to keep the time")
-                continue
-            if not job.share:
-                done.append((architecture, None))
-                continue
-            if done and self.seconds > (self.config.budget.time_s or math.inf):
-                self._lost(architecture, "dropped", "left out, the time is up")
-                continue
-            self.clock.begin(forecast.train_s.get(architecture.id, 0.0))
-            try:
-                training = self._train(job, forecast, [(a, t) for a, t in done if t is not None])
-            except STOPPING:
-                raise
-            except Exception as error:
-                self._lost(architecture, "failed", _reason("training", error))
-                continue
-            self.clock.end()
-            if training.given_up:
-                self._lost(architecture, "dropped", training.stopped)
-                continue
-            self.say("train", f"{architecture.label}: {training.best_score:.3f} in {training.seconds:.0f} s")
-            done.append((architecture, training))
-        return done
-
-    def _train(self, job: Job, forecast: Forecast, before: list[tuple[Architecture, Training]]) -> Training:
-        architecture, source = job.architecture, self.request.opened.source
-        start = nearest(architecture, before)
-        fine = start is not None or source.weights_for(architecture.options, architecture.size) is not None
-        epochs = max(1, math.ceil(forecast.epochs * (job.share if fine else 1.0)))
-        options = train_options(self.config, len(self.shop.parts["train"]), epochs, fine=fine)
-        weights = self.db.folder / start[1].weights if start else None
-        return train_architecture(self.shop, architecture, options, weights, [t for _, t in before])
-
-    def _lost(self, architecture: Architecture, status: str, reason: str) -> None:
-        """Record an architecture that has no files."""
-        source = self.request.opened.source
-        candidate = Candidate(source.name, architecture.knobs, "float32", self.request.runtime.name)
-        self._record(Record(candidate, status, reason))
-        self.say(status, f"{architecture.label}: {reason}")
-
-    # --- candidates ---------------------------------------------------------------------------------------------------
-    def candidates(self, trained: Sequence[tuple[Architecture, Training | None]], forecast: Forecast) -> list[Record]:
-        """Export, verify and score every recipe of every network."""
-        records: list[Record] = []
-        links: dict[str, str] = {}
-        for architecture, training in trained:
-            weights = self.db.folder / training.weights if training else None
-            network = Network(self.shop, architecture, weights)
-            for recipe in self.request.recipes:
-                self.clock.begin(forecast.candidate_s.get(architecture.id, 0.0))
-                self.clock.tell("candidates", f"{architecture.label} {recipe}")
-                record = self._candidate(network, recipe, training)
-                records.append(record)
-                if training:
-                    links[record.id] = training.id
-        self.db.put("training", links)
-        return records
-
-    def _candidate(
-        self, network: Network, recipe: str, training: Training | None, searched: tuple[Graph, Plan] | None = None
-    ) -> Record:
-        try:
-            record = make_candidate(network, recipe, training.seconds if training else None, searched=searched)
-        except STOPPING:
-            raise
-        except Exception as error:
-            record = Record(network.candidate(recipe), "failed", _reason(recipe, error))
-            self.db.event("failed", f"{record.candidate.label}: {record.reason}")
-        self._record(record)
-        return record
-
     # --- bits --------------------------------------------------------------------------------------------------------
-    def search(
-        self, trained: Sequence[tuple[Architecture, Training | None]], records: Sequence[Record], forecast: Forecast
-    ) -> list[Record]:
+    def search(self, explored: Found) -> list[Record]:
         """Search the bits of the best networks; export, verify and score members of each front."""
         found: list[Record] = []
         if not self.config.bits.method:
             return found
         told = []
-        chosen = worth_searching(records, trained, self.config.bits.n_networks)
+        chosen = worth_searching(explored.records, explored.trained, self.config.bits.n_networks)
         for n, (architecture, training) in enumerate(chosen):
-            file_s = forecast.candidate_s.get(architecture.id, 0.0)
+            file_s = explored.candidate_s.get(architecture.id, 0.0)
             n_evaluations = usual_evaluations(self.config.bits) or THESIS_EVALUATIONS
             pieces = [EVALUATION_SHARE * n_evaluations * file_s, *[file_s] * self.config.bits.n_members]
             self.clock.extend(sum(pieces))
             self.clock.begin(pieces[0])
-            left = math.inf if self.config.budget.time_s is None else self.config.budget.time_s - self.seconds
+            left = self.time_left()
+            share = math.inf if left is None else SEARCH_SHARE * left / (len(chosen) - n)
             try:
-                searched = self._search(architecture, training, SEARCH_SHARE * left / (len(chosen) - n))
+                searched = self._search(architecture, training, share)
             except STOPPING:
                 raise
             except Exception as error:
-                self.say("search", f"{architecture.label}: {_reason('not searched', error)}")
+                self.say("search", f"{architecture.label}: {reason('not searched', error)}")
                 continue
             files: dict[Genome, str] = {}
             for member in picked(searched, self.config.bits.n_members):
@@ -416,11 +242,3 @@ class Work:
         places = (self.db.folder, self.request.runtime, self.request.opened, self.shop.parts["val"])
         names = plan_labels(read_searches(self.db.get("searches")))
         write_previews(*places, shown=shown, twin=twin, others=rivals(shown, records), names=names)
-
-
-def _reason(what: str, error: Exception) -> str:
-    """Return one line on what failed; the traceback goes to the log."""
-    log.debug("%s failed", what, exc_info=error)
-    return one_line(
-        f"{what}: {error}" if isinstance(error, BitfrontError) else f"{what}: {type(error).__name__}: {error}"
-    )

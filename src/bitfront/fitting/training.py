@@ -83,7 +83,7 @@ def train_architecture(
         "source": source.digest,
         "task": shop.opened.task if is_dataclass(shop.opened.task) else shop.opened.task.name,
         "knobs": architecture.knobs,
-        "input": source.contract(architecture.size),
+        "input": source.contract(architecture.size, architecture.options),
         "options": options,
         "origin": origin,
         "data": shop.digest,
@@ -118,7 +118,8 @@ def _train(
     opened, source = shop.opened, shop.opened.source
     seed = shop.seed_of("train", architecture.knobs)
     module = new_module(shop, architecture, start, seed)
-    macs, parameters = torch_macs(module, source.contract(architecture.size)), _n_parameters(module)
+    contract = source.contract(architecture.size, architecture.options)
+    macs, parameters = torch_macs(module, contract), _n_parameters(module)
     curve: dict[int, dict[str, Any]] = {}
 
     def on_epoch(epoch: Any) -> str | None:
@@ -137,7 +138,6 @@ def _train(
         return hopeless(n / options.epochs, scores, macs, parameters, rivals)
 
     folder = shop.folder / "trainings" / identity
-    contract = source.contract(architecture.size)
     with threads_for(macs * options.batch_size):
         result = train(
             module,
