@@ -22,6 +22,7 @@ from bitfront import report
 from bitfront.contracts import Device, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, BitSearch, Config
+from bitfront.fitting.delivery import PICKS
 from bitfront.fitting.exploration import choose_stages
 from bitfront.fitting.exploring import Request
 from bitfront.fitting.progress import Progress
@@ -84,6 +85,7 @@ def fit(
     retrain: str = "auto",
     limit: int | None = None,
     track: Sequence[str] = (),
+    pick: str = "knee",
     bits: BitSearch | None = None,
     name: str | None = None,
     runs: Path | str = "runs",
@@ -119,6 +121,7 @@ def fit(
         retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
         limit: use at most so many images of each part.
         track: trackers by name that get parameters, curves and the front, below ``runs/tracking``.
+        pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest`` or ``best_score``.
         bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
         name: name of the run (default: model and data).
         runs: folder of the runs.
@@ -142,7 +145,7 @@ def fit(
         recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
         stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
-        threads=threads, retrain=retrain, limit=limit, bits=bits or BitSearch(),
+        threads=threads, retrain=retrain, limit=limit, pick=pick, bits=bits or BitSearch(),
         track=tuple(track),
     )  # fmt: skip
     require(config.track)
@@ -271,7 +274,11 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _open(config: Config) -> Request:
     """Open all that a configuration names, before anything is written. Raises UsageError, DataError, DeviceError."""
-    for what, value, known in (("effort", config.effort, EFFORTS), ("--retrain", config.retrain, RETRAIN)):
+    for what, value, known in (
+        ("effort", config.effort, EFFORTS),
+        ("--retrain", config.retrain, RETRAIN),
+        ("--pick", config.pick, PICKS),
+    ):
         if value not in known:
             raise unknown_name(what, value, known)
     if not config.objectives:

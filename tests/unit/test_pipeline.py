@@ -606,6 +606,20 @@ def test_members_are_named_after_what_they_are_best_at() -> None:
     assert pick_names([], True) == []
 
 
+def test_what_is_recommended_can_be_picked() -> None:
+    facts = ((0.8, 2, 20, 1), (0.9, 4, 40, 2), (0.7, 1, 12, 0.5), (0.75, 1.5, 10, 0.7))
+    records = [made(score=s, ms=m, size=z, ratio=1.0, width=w) for s, m, z, w in facts]
+    objectives = (Score(), Latency(), Size())
+    for pick, index in (("best_score", 1), ("fastest", 2), ("smallest", 3)):
+        members, verdict = choose_front(records, objectives, Budget(), pick)
+        assert verdict["chosen"] == members[0].id == records[index].id
+        assert pick_names(members, True, pick)[0] == f"01_{pick}"
+    members, verdict = choose_front(records, objectives, Budget(min_score=0.78), "fastest")
+    assert verdict["chosen"] == records[0].id  # of those that meet the budget
+    with pytest.raises(UsageError, match="unknown --pick 'cheapest'"):
+        pipeline._open(Config(pick="cheapest"))
+
+
 def test_fit_alone_explores_what_takes_minutes() -> None:
     def sizes(**options: Any) -> list[str]:
         return [a.label for a in pipeline._open(Config(**options)).architectures]

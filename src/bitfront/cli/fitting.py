@@ -143,6 +143,9 @@ def fit(
     objective: Annotated[
         list[str] | None, Parameter(help="Axes of the front [default: score, latency, size]. Repeatable.", negative=())
     ] = None,
+    pick: Annotated[
+        str | None, Parameter(help="Recommend the knee, fastest, smallest or best_score member [default: knee].")
+    ] = None,
     retrain: Annotated[str | None, Parameter(help="auto, always or never, for models that have weights.")] = None,
     epochs: Annotated[int | None, whole("Epochs of a training from scratch.")] = None,
     batch_size: Annotated[int | None, whole("Images of a training step.")] = None,
@@ -175,7 +178,7 @@ def fit(
     limits = budget(shared.fill(**names, time=time))
     given = shared.fill(
         model=model, data=data, effort=effort, stages=stage,
-        recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
+        pick=pick, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score, runtime=runtime,
         device=device, threads=threads, limit=limit, seed=seed, track=track,
     )  # fmt: skip

@@ -73,3 +73,5 @@ class Config:
     track: Sequence[str] = ()
     """Trackers that get curves, parameters and the front."""
     bits: BitSearch = field(default_factory=BitSearch)
+    pick: str = "knee"
+    """Rule of :data:`bitfront.fitting.delivery.PICKS` by which a member of the front is recommended."""

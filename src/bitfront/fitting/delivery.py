@@ -37,6 +37,13 @@ MAX_DROP = 0.01
 SEARCHED_DROP = 0.05
 """The same for what a bit search found: less score for fewer bits is what was asked for."""
 FLOAT = "float32"
+PICKS: Mapping[str, Callable[[Record], float | None]] = {
+    "knee": lambda r: None,
+    "fastest": lambda r: r.latency.value if r.latency else None,
+    "smallest": lambda r: r.artifact.size_bytes if r.artifact else None,
+    "best_score": lambda r: -r.val.value if r.val else None,
+}
+"""Rule by which a member is recommended -> what it has least of; ``knee``: the best compromise of all objectives."""
 
 
 def twins(records: Sequence[Record]) -> dict[str, Record]:
@@ -103,12 +110,12 @@ def baseline(records: Sequence[Record]) -> Record | None:
 
 # --- the front -------------------------------------------------------------------------------------------------------
 def choose_front(
-    records: Sequence[Record], objectives: Sequence[Objective], budget: Budget
+    records: Sequence[Record], objectives: Sequence[Objective], budget: Budget, pick: str = "knee"
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the front's records, the recommended one first, and the verdict on the budget.
 
-    Recommended is the knee of the members that meet the budget; when none does, the nearest miss. The verdict has
-    ``met``, ``chosen`` (an id) and ``miss`` (in words).
+    Recommended is what ``pick`` says (a name of :data:`PICKS`) of the members that meet the budget; when none does, the
+    nearest miss. The verdict has ``met``, ``chosen`` (an id) and ``miss`` (in words).
     """
     floors = [r.latency.noise_floor or 0.0 for r in records if r.latency is not None]
     noise = {"latency": median(floors)} if floors else {}  # one noisy file must not blur the whole front
@@ -118,22 +125,25 @@ def choose_front(
     float_score = base.val.value if (base := baseline(records)) is not None and base.val else None
     fitting = list(pareto.feasible(members, budget, float_score))
     miss = pareto.nearest_miss(members, budget, float_score) if not fitting else None
-    best = miss[0] if miss else fitting[pareto.knee(pareto.costs(fitting, objectives))]
+    best = miss[0] if miss else _picked(fitting, objectives, pick)
     members.sort(key=lambda r: (r.id != best.id, -(r.val.value if r.val else 0.0), r.id))
     return members, {"met": not miss, "chosen": best.id, "miss": miss[1] if miss else ""}
 
 
-def pick_names(members: Sequence[Record], met: bool) -> list[str]:
+def _picked(members: Sequence[Record], objectives: Sequence[Objective], pick: str) -> Record:
+    """Return the member that a rule picks; of equals, and where nothing tells, the knee."""
+    knee = members[pareto.knee(pareto.costs(members, objectives))]
+    key = PICKS[pick]
+    ranked = sorted((value, r.id != knee.id, r.id) for r in members if (value := key(r)) is not None)
+    return next((r for r in members if ranked and r.id == ranked[0][2]), knee)
+
+
+def pick_names(members: Sequence[Record], met: bool, pick: str = "knee") -> list[str]:
     """Return the folder names of the front's members, the recommended one first: ``01_knee``, ``02_fastest``, ..."""
     titles: dict[str, str] = {}
     if members:
-        titles[members[0].id] = "knee" if met else "nearest_miss"
-    keys: dict[str, Callable[[Record], float | None]] = {
-        "fastest": lambda r: r.latency.value if r.latency else None,
-        "smallest": lambda r: r.artifact.size_bytes if r.artifact else None,
-        "best_score": lambda r: -r.val.value if r.val else None,
-    }
-    for title, key in keys.items():
+        titles[members[0].id] = pick if met else "nearest_miss"
+    for title, key in PICKS.items():
         ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
         if ranked:
             titles.setdefault(ranked[0][1], title)

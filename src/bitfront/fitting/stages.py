@@ -169,9 +169,9 @@ class Work(Explorer):
 
     def front(self, records: Sequence[Record]) -> None:
         """Choose the front, score it on test, write its folders and the report's material."""
-        members, verdict = choose_front(records, self.request.objectives, self.config.budget)
+        members, verdict = choose_front(records, self.request.objectives, self.config.budget, self.config.pick)
         members = [replace(r, status="front", test=self._test(r), ram_bytes=self._ram(r)) for r in members]
-        names = pick_names(members, verdict["met"])
+        names = pick_names(members, verdict["met"], self.config.pick)
         for record in members:
             self._record(record)
         self.db.keep_records(self.recorded)
