@@ -1,4 +1,4 @@
-"""Anyone's own network: ``package.module:factory`` -> a callable that gives a torch module."""
+"""What gives a network: ``package.module:factory`` -> a callable; its options, and the torch module that it makes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitfront.errors import UsageError
+from bitfront.errors import BitfrontError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-__all__ = ["find_factory", "output_channels", "with_classes"]
+__all__ = ["build_module", "check_options", "complete", "find_factory", "output_channels", "with_classes"]
 
 
 def find_factory(text: str) -> Callable[..., Any]:
@@ -96,3 +97,43 @@ def output_channels(module: nn.Module, shape: tuple[int, ...], text: str) -> int
             hint="forward must return logits (n, classes, height, width) at the size of the image",
         )
     return int(answer.shape[1])
+
+
+def complete(family: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options with the family's defaults for those that are not given."""
+    if not is_dataclass(family):
+        return options
+    return {**{f.name: f.default for f in fields(family)}, **options}
+
+
+def check_options(name: str, family: Any, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that a family of the catalogue does not have, and words where it wants numbers."""
+    known = {f.name: f.default for f in fields(family)}
+    for option, value in options.items():
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, {*known, "resolution"})
+        wants_number = isinstance(known[option], (int, float))
+        if wants_number and not isinstance(value, (int, float)):
+            raise UsageError(
+                f"{name}: {option} is a number, not '{value}'", hint=f"for example {option}={known[option]}"
+            )
+
+
+def build_module(family: Any, options: Mapping[str, Any], name: str) -> nn.Module:
+    """Build a network of a family or factory. Raises UsageError when it fails, or gives something else."""
+    from torch import nn
+
+    try:
+        made = family(**options)
+        module = made if isinstance(made, nn.Module) or not hasattr(made, "build") else made.build()
+    except BitfrontError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise UsageError(
+            f"'{name}' cannot be built with {given or 'no options'}: {type(error).__name__}: {error}",
+            hint="it must return a torch.nn.Module, or an object whose build() does",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"'{name}' gives a {type(module).__name__}", hint="it must give a torch.nn.Module")
+    return module

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitfront.contracts import DataInfo, Dataset, InputContract, OutputContract, Task
-from bitfront.errors import BitfrontError, DataError, UsageError, unknown_name
-from bitfront.factories import find_factory, output_channels, with_classes
+from bitfront.errors import DataError, UsageError, unknown_name
+from bitfront.factories import build_module, check_options, complete, find_factory, output_channels, with_classes
 from bitfront.graph import capture
 from bitfront.graph.ir import Graph
 from bitfront.record import content_id, digest_file
 from bitfront.registry import load, names
 from bitfront.safeyaml import read
-from bitfront.weights import SUFFIXES, Weights, arrays, family_of, find_weights, recognise, require_file, require_torch
+from bitfront.weights import (
+    SUFFIXES,
+    Weights,
+    arrays,
+    choose,
+    family_of,
+    find_weights,
+    recognise,
+    require_file,
+    require_torch,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,7 +157,7 @@ class Source:
     @property
     def baseline(self) -> Mapping[str, Any]:
         """The options, with the family's own values of knobs that were not given."""
-        whole = _complete(self.family, self.options)
+        whole = complete(self.family, self.options)
         return {**{k: whole[k] for k in self.knobs if k in whole}, **self.options}
 
     def contract(self, size: tuple[int, int], options: Mapping[str, Any] | None = None) -> InputContract:
@@ -173,16 +183,11 @@ class Source:
 
     def weights_for(self, knobs: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
         """Return the checkpoint that fits an architecture, one trained at ``size`` first; ``None`` without one."""
-        options = _complete(self.family, {**self.options, **knobs})
-        fitting = [w for w in self.weights if all(options.get(k, v) == v for k, v in w.options.items())]
-        fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
-        return fitting[0] if fitting else None
+        return choose(self.weights, complete(self.family, {**self.options, **knobs}), size)
 
     def backbone_for(self, knobs: Mapping[str, Any]) -> Weights | None:
         """Return the file whose feature extractor fits an architecture; ``None`` without one."""
-        options = _complete(self.family, {**self.options, **knobs})
-        fitting = [w for w in self.backbones if all(options.get(k, v) == v for k, v in w.options.items())]
-        return min(fitting, key=lambda w: w.path.name, default=None)
+        return choose(self.backbones, complete(self.family, {**self.options, **knobs}), FRESH_SIZE)
 
     def trained_size(self, weights: Weights) -> tuple[int, int]:
         """Return the size that a checkpoint was trained at, as it says, as the user said, or as is usual."""
@@ -201,7 +206,7 @@ class Source:
         from bitfront.train.checkpoints import load_into
         from bitfront.train.optimizer import backbone_prefixes
 
-        module = _build(self.family, {**self.options, **(knobs or {})}, self.name)
+        module = build_module(self.family, {**self.options, **(knobs or {})}, self.name)
         found = self.weights_for(knobs or {}, size or (self.input.height, self.input.width))
         if found is not None:
             load_into(module, arrays(found.path, self.family), str(found.path))
@@ -216,13 +221,6 @@ class Source:
             assert self.path is not None
             return capture.from_onnx(self.path, (height, width))
         return capture.from_module(self.build(size=size), (1, self.input.channels, height, width))
-
-
-def _complete(family: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options with the family's defaults for those that are not given."""
-    if not is_dataclass(family):
-        return options
-    return {**{f.name: f.default for f in fields(family)}, **options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +289,7 @@ def _from_catalogue(request: _Request) -> Source:
     if task.name not in family.tasks:
         raise UsageError(f"model '{name}' does not do {task.name}", hint=f"it does {', '.join(family.tasks)}")
     options = {"classes": task.channels(request.info), **request.settings}
-    _check_options(name, family, options)
+    check_options(name, family, options)
     model = family(**options)
     given = {**options, "channels": model.channels}
     found = find_weights(request.weights, family, name)
@@ -320,7 +318,7 @@ def _from_factory(request: _Request) -> Source:
     text = request.text
     factory = find_factory(text)
     options = with_classes(factory, request.settings, request.task.channels(request.info), text)
-    module = _build(factory, options, text)
+    module = build_module(factory, options, text)
     channels = int(options.get("channels", 3))
     n_out = output_channels(module, (1, channels, *FRESH_SIZE), text)
     return Source(
@@ -335,37 +333,6 @@ def _from_factory(request: _Request) -> Source:
         weights=find_weights(request.weights, factory, text).whole,
         digest=content_id("factory", text, options, {k: list(v.shape) for k, v in module.state_dict().items()}),
     )
-
-
-def _check_options(name: str, family: Any, options: Mapping[str, Any]) -> None:
-    known = {f.name: f.default for f in fields(family)}
-    for option, value in options.items():
-        if option not in known:
-            raise unknown_name(f"option of {name}", option, {*known, "resolution"})
-        wants_number = isinstance(known[option], (int, float))
-        if wants_number and not isinstance(value, (int, float)):
-            raise UsageError(
-                f"{name}: {option} is a number, not '{value}'", hint=f"for example {option}={known[option]}"
-            )
-
-
-def _build(family: Any, options: Mapping[str, Any], name: str) -> nn.Module:
-    from torch import nn
-
-    try:
-        made = family(**options)
-        module = made if isinstance(made, nn.Module) or not hasattr(made, "build") else made.build()
-    except BitfrontError:
-        raise
-    except Exception as error:
-        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
-        raise UsageError(
-            f"'{name}' cannot be built with {given or 'no options'}: {type(error).__name__}: {error}",
-            hint="it must return a torch.nn.Module, or an object whose build() does",
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"'{name}' gives a {type(module).__name__}", hint="it must give a torch.nn.Module")
-    return module
 
 
 def _from_checkpoint(path: Path, request: _Request) -> Source:

@@ -6,7 +6,7 @@ running code of theirs (``weights_only``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,17 @@ from bitfront.factories import find_factory
 from bitfront.record import digest_file, from_json
 from bitfront.registry import load, names
 
-__all__ = ["SUFFIXES", "Found", "Weights", "arrays", "find_weights", "recognise", "require_file", "require_torch"]
+__all__ = [
+    "SUFFIXES",
+    "Found",
+    "Weights",
+    "arrays",
+    "choose",
+    "find_weights",
+    "recognise",
+    "require_file",
+    "require_torch",
+]
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -80,10 +90,17 @@ def find_weights(place: Path | None, family: Any, name: str) -> Found:
         return Found()
     files = sorted(place.glob("*.safetensors")) if place.is_dir() else [require_file(str(place))]
     found = [_fitting(path, family, name) for path in files]
-    whole, backbones = (tuple(w for w in column if w is not None) for column in zip(*found, strict=True))
+    whole, backbones = (tuple(w for pair in found if (w := pair[k]) is not None) for k in (0, 1))
     if not whole + backbones:
         raise DataError(f"'{place}' holds no checkpoint of {name}", hint="give a .safetensors file or a folder of them")
     return Found(whole, backbones)
+
+
+def choose(weights: Sequence[Weights], options: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
+    """Return the one that fits an architecture, first one trained at ``size``; ``None`` without one."""
+    fitting = [w for w in weights if all(options.get(k, v) == v for k, v in w.options.items())]
+    fitting.sort(key=lambda w: (w.input is None or (w.input.height, w.input.width) != size, w.path.name))
+    return fitting[0] if fitting else None
 
 
 def _fitting(path: Path, family: Any, name: str) -> tuple[Weights | None, Weights | None]:
