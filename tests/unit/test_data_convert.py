@@ -385,6 +385,17 @@ def test_the_same_name_in_two_folders(place: Path) -> None:
         from_annotations(written("l.json", coco(images=images)), "no", folder=Path("pics"))
 
 
+def test_the_end_of_a_path_tells_files_of_one_name_apart(place: Path) -> None:
+    for folder_, size in (("x", (W, H)), ("y", (8, 6))):
+        picture(place / f"pics/deep/{folder_}/a.png", size)
+    images = [{"id": 1, "file_name": "/home/me/y/a.png", "width": 8, "height": 6}]
+    with pytest.raises(DataError, match="could be"):
+        from_annotations(written("l.json", coco(images=images)), "no", folder=Path("pics"))
+    images = [{"id": 1, "file_name": "y/a.png", "width": 8, "height": 6}]
+    from_annotations(written("l.json", coco(images=images)), "out", folder=Path("pics"))
+    assert mask_at(place / "out/train/images/a.png").shape == (6, 8, 3)
+
+
 def test_names_that_differ_only_in_their_ending(place: Path) -> None:
     for name in ("a.png", "A.jpg", "b ü.png"):
         picture(place / name)
