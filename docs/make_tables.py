@@ -14,6 +14,7 @@ from pathlib import Path
 from bitfront import errors
 from bitfront.cli.app import COMMANDS, app
 from bitfront.cli.config import Config
+from bitfront.fitting.exploration import STAGES
 from bitfront.verbs.looking import LISTED, catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +85,17 @@ def config_keys() -> str:
     )
 
 
-TABLES = {"commands": commands, "options": options, "exit_codes": exit_codes, "config_keys": config_keys}
+def stages() -> str:
+    return table(("stages", ""), *((f"`{stage.name}`", stage.description) for stage in STAGES.values()))
+
+
+TABLES = {
+    "stages": stages,
+    "commands": commands,
+    "options": options,
+    "exit_codes": exit_codes,
+    "config_keys": config_keys,
+}
 
 
 def make(name: str) -> str:

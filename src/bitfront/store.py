@@ -15,7 +15,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +23,7 @@ from bitfront.errors import BitfrontError, BusyError, SpaceError, UsageError
 from bitfront.record import to_json
 
 __all__ = [
+    "Lines",
     "atomic_json",
     "atomic_write",
     "claim",
@@ -150,6 +151,41 @@ def reserve(path: Path, size_bytes: int) -> None:
 
 
 # --- the run folder --------------------------------------------------------------------------------------------------
+class Lines:
+    """A file of text lines that grows one by one and survives a kill; use as a context to add.
+
+    A last line that has no end was cut off by a kill and does not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Lines:
+        """Open to add, without what was cut off. Raises SpaceError, UsageError."""
+        with io_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+            self._file.truncate(sum(len(line) + 1 for line in self.read()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self) -> list[bytes]:
+        """Return the whole lines, without their ends; none when there is no file."""
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def add(self, line: bytes) -> None:
+        """Write a line; it is there when this returns. Raises SpaceError when the disk is full."""
+        assert self._file is not None
+        with io_errors(self.path):
+            self._file.write(line + b"\n")
+            self._file.flush()
+
+
 def claim(runs: Path, name: str) -> Path:
     """Create the folder ``runs/name`` and return it; ``name-2``, ``name-3``, ... when it exists.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bitfront import store
 from bitfront.cli import units
 from bitfront.cli.config import load as load_options
 from bitfront.contracts import InputContract, Metrics, OutputContract
@@ -422,3 +423,17 @@ def test_projections_are_rebuilt_from_the_database(tmp_path: Path) -> None:
 def test_formulas_stay_text_in_tables(start: str) -> None:
     cell = next(csv.DictReader(table([record(reason=start + "1+1")]).splitlines()))["reason"]
     assert cell.startswith("'")
+
+
+def test_lines_survive_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lines.jsonl"
+    assert store.Lines(path).read() == []
+    with store.Lines(path) as lines:
+        lines.add(b"one")
+        assert store.Lines(path).read() == [b"one"]  # there as soon as it is added
+        lines.add("zwölf".encode())
+    path.write_bytes(path.read_bytes() + b"cut o")
+    assert store.Lines(path).read() == [b"one", "zwölf".encode()]
+    with store.Lines(path) as lines:
+        lines.add(b"three")
+    assert path.read_bytes() == "one\nzwölf\nthree\n".encode()

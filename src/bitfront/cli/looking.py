@@ -29,9 +29,12 @@ def list_(
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
     """List what there is by name; all kinds when none is given."""
+    from bitfront.fitting.exploration import STAGES
     from bitfront.verbs.looking import LISTED, catalogue
 
-    found = {kind: catalogue(kind) for kind in ([what] if what else LISTED)}
+    stages = {name: stage.description for name, stage in STAGES.items()}
+    kinds = [what] if what else [*LISTED, "stages"]
+    found = {kind: stages if kind == "stages" else catalogue(kind) for kind in kinds}
     data = {kind: [{"name": n, "description": d} for n, d in plugins.items()] for kind, plugins in found.items()}
     text = [table([kind, ""], plugins.items()) for kind, plugins in found.items() if plugins or what]
     return Answer(data, text)

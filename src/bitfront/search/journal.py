@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO
 
 from bitfront.errors import DataError
 from bitfront.record import content_id
 from bitfront.search.evaluations import Row
-from bitfront.store import io_errors
+from bitfront.store import Lines
 
 __all__ = ["Journal"]
 
@@ -25,43 +23,27 @@ class Journal:
 
     def __init__(self, folder: Path, *identity: str) -> None:
         """Name the file below ``folder``; ``identity`` is what evaluations depend on."""
-        self.path = folder / f"evaluations-{content_id(*identity)[:16]}.jsonl"
-        self._file: IO[str] | None = None
+        self._lines = Lines(folder / f"evaluations-{content_id(*identity)[:16]}.jsonl")
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._lines.path
 
     def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut()
-        self._file = self.path.open("a", encoding="utf-8")
+        self._lines.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def __exit__(self, *_: object) -> None:
+        self._lines.__exit__()
 
     def rows(self) -> Sequence[Row]:
         """Return what is stored, in the order it was added. Raises DataError for a file that is none of ours."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what has no end was cut off
         try:
-            return [Row.from_json(json.loads(line)) for line in lines]
+            return [Row.from_json(json.loads(line)) for line in self._lines.read()]
         except (ValueError, DataError) as error:
             raise DataError(f"{self.path}: not a search's evaluations: {error}", hint="remove the file") from error
 
     def add(self, row: Row) -> None:
         """Keep a row. Raises SpaceError when the disk is full."""
-        assert self._file is not None
-        with io_errors(self.path):
-            self._file.write(json.dumps(row.to_json(), separators=(",", ":")) + "\n")
-            self._file.flush()
-
-    def _cut(self) -> None:
-        """Remove a last line that has no end."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                self.path.write_bytes(whole)
+        self._lines.add(json.dumps(row.to_json(), separators=(",", ":")).encode())

@@ -30,9 +30,8 @@ LISTED = {
     "trackers": "tracker",
     "recipes": "",
     "methods": "",
-    "stages": "",
 }
-"""Word of ``bitfront list`` -> kind of plug-in; recipes, methods of bit searches and stages are no plug-ins."""
+"""Word of ``bitfront list`` -> kind of plug-in; recipes and methods of bit searches are no plug-ins."""
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "safetensors", "pydantic", "ruamel.yaml", "torch")
 
@@ -52,10 +51,6 @@ def catalogue(what: str) -> dict[str, str]:
         from bitfront.search.methods import METHODS
 
         return {name: method.description for name, method in METHODS.items()}
-    if what == "stages":
-        from bitfront.fitting.exploration import STAGES
-
-        return {name: stage.description for name, stage in STAGES.items()}
     kind = LISTED[what]
     return {name: _description(kind, name) for name in names(kind)}
 
