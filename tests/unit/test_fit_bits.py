@@ -216,6 +216,23 @@ def test_search_from_the_command_line(call: Callable[..., Any], data: str, check
     assert "no weights" in err
 
 
+def test_fit_takes_the_search_from_options_and_configuration(
+    call: Callable[..., Any], data: str, tmp_path: Path
+) -> None:
+    options = ("tiny", data, "--set", "resolution=32", "--set", "width=0.5", "--epochs", 1, "--recipe", "int8")
+    rest = ("--objective", "score", "--objective", "flash", "--json", "--quiet")
+    Path("bitfront.yaml").write_text("bits: {method: surrogate, weight_bits: [4, 8], n_members: 1}\n")
+    code, out, err = call("fit", *options, *rest, "--bits", "uniform")
+    assert code == 0, err
+    (told,) = Run.open(json.loads(out)["run"]).value("searches")
+    assert told["method"] == "uniform"
+    assert {tuple(g["choices"]) for g in told["genes"] if g["kind"] == "weight"} == {(4, 8)}
+    Path("bitfront.yaml").write_text("bits: {method: surrogate, widths: [4]}\n")
+    code, _, err = call("fit", *options)
+    assert code == 2
+    assert "bitfront.yaml:1" in err
+
+
 def test_stats_from_the_command_line(call: Callable[..., Any], data: str, checkpoint: str) -> None:
     code, out, err = call(
         "stats", checkpoint, data, "--metric", "--calibrate", 4, "--out", "s.csv", "--json", "--quiet"

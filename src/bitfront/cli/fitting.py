@@ -143,6 +143,9 @@ def fit(
     objective: Annotated[
         list[str] | None, Parameter(help="Axes of the front [default: score, latency, size]. Repeatable.", negative=())
     ] = None,
+    bits: Annotated[
+        str | None, Parameter(help="Search the bits of the best networks: `bitfront list methods` [default: none].")
+    ] = None,
     pick: Annotated[
         str | None, Parameter(help="Recommend the knee, fastest, smallest or best_score member [default: knee].")
     ] = None,
@@ -170,6 +173,7 @@ def fit(
     MODEL defaults to fast_scnn, DATA to conveyor (generated images). Several values of a knob (--set width=0.25,0.5)
     are explored, one is fixed. Exits with 4 when nothing meets the budget; the front is written all the same.
     """
+    from bitfront.cli.searching import Bits
     from bitfront.fitting.config import Config
     from bitfront.pipeline import fit as run
     from bitfront.pipeline import plan
@@ -188,6 +192,9 @@ def fit(
         options["recipes"] = [single] if isinstance(single, str) else single
     opening = {key: value for key, value in model_options.fill(shared).items() if value}
     options |= {**opening, "budget": limits, "settings": knobs(set_, shared)}
+    searched = Bits().fill(shared, bits, None)
+    if searched.method:
+        options["bits"] = searched
     if dry_run:
         chosen = options["settings"]
         several = {k: v for k, v in chosen.items() if isinstance(v, tuple) and not _is_one_size(k, v)}
