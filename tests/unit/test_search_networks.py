@@ -137,6 +137,18 @@ def test_evaluations_tell_score_and_distortion(menu: Menu, images: NDArray[np.fl
     assert alone.distortion != coarse.distortion
 
 
+def test_results_do_not_depend_on_what_was_asked_before(menu: Menu, images: NDArray[np.float32]) -> None:
+    """Float activations differ in their last bits with the batch they are computed in."""
+    ev = evaluator(menu, images)
+    genome = tuple(FLOAT if g.kind == "activation" else g.widths[0] for g in ev.space.genes)
+    fresh = list(evaluator(menu, images).fast.values(menu.plan(bits_of(ev.space, genome)), (1, 5)))
+    list(ev([genome], None))
+    after = list(ev.fast.values(menu.plan(bits_of(ev.space, genome)), (1, 5)))
+    for (where, a), (there, b) in zip(fresh, after, strict=True):
+        assert where == there
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_identity_follows_all_that_evaluations_depend_on(menu: Menu, graph: Graph, images: NDArray[np.float32]) -> None:
     base = evaluator(menu, images).id
     assert evaluator(menu, images).id == base

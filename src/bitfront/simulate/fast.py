@@ -168,7 +168,7 @@ class Fast:
         positions: tuple[int, ...],
         wanted: frozenset[str],
     ) -> dict[str, Tensor]:
-        start, held = self._resume(prefix, positions, wanted)
+        start, held = self._resume(plan, prefix, positions, wanted)
         if held is None:
             name = self.graph.inputs[0]
             held = {name: torch_codes.encode(self._chosen(positions), plan.formats.get(name))}
@@ -194,9 +194,13 @@ class Fast:
         return self.images[list(positions)].contiguous(memory_format=_memory_format(self.images))
 
     def _resume(
-        self, prefix: Mapping[int, Hashable], positions: tuple[int, ...], wanted: frozenset[str]
+        self, plan: Plan, prefix: Mapping[int, Hashable], positions: tuple[int, ...], wanted: frozenset[str]
     ) -> tuple[int, dict[str, Tensor] | None]:
-        """Return where to begin, and what is alive there."""
+        """Return where to begin, and what is alive there.
+
+        Codes are the same in whatever batch they are computed, floats are not: only codes are taken from a larger batch,
+        so that results do not depend on what was asked before.
+        """
         for cut in sorted(prefix, reverse=True):
             if (wanted & self._made[cut]) <= self._live[cut]:
                 found = self._prefixes.get((prefix[cut], positions))
