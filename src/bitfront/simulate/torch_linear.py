@@ -2,7 +2,8 @@
 
 While every sum of absolute products stays below 2**24, float32 convolutions of whole numbers are exact in any order.
 Where it does not, inputs and weights are cut into pieces of fewer bits whose convolutions are exact, and the results
-are added in float64; layers that would need too many pieces are computed in float64 throughout.
+are added in float64 (of two, where the outputs are coarse enough, in float32); layers that would need too many pieces
+are computed in float64 throughout.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Linear:
     """Pieces of the input, and the bits of all but the last."""
     single: bool = False
     """Round sums to float32 before the multiplier, as the engines of affine codes do."""
+    carries: bool = False
+    """Two products whose sums are added in float32."""
     n_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,25 +91,24 @@ class Linear:
         """
         if float((_row_sums(weight) * reach + np.abs(bias)).max()) >= EXACT_FLOAT64:
             raise DataError(f"layer '{node.name}': its sums need more than 53 bits", hint="use fewer bits")
-        factor: NDArray[np.float64] = np.ones(len(bias))
-        kept = None
-        if fixed and _folds(multiplier):
-            factor = np.broadcast_to(multiplier, len(bias)).astype(np.float64)
+        ones: NDArray[np.float64] = np.ones(len(bias))
+        left: NDArray[np.floating] | None
+        folds = fixed and _folds(multiplier)
+        pieces = _cuts(weight, bias, reach)
+        carries = folds and pieces is not None and pieces.carries(multiplier)
+        if carries and pieces is not None:
+            factor, left = ones * 2.0**-pieces.shift, multiplier * 2.0**pieces.shift
         else:
-            kept = _per_channel(multiplier.astype(np.float64), node).to(
-                device, torch.float64 if fixed else torch.float32
-            )
+            factor, left = (multiplier * ones, None) if folds else (ones, multiplier)
+        dtype = torch.float64 if fixed and not carries else torch.float32
+        kept = None if left is None else _per_channel(left.astype(np.float64), node).to(device, dtype)
         by_row = factor.reshape(-1, *[1] * (weight.ndim - 1))
-        cut = _cuts(weight, bias, reach)
-        if cut is None:  # float64 throughout
+        if pieces is None:  # float64 throughout
             double = torch.from_numpy(weight * by_row).to(device), torch.from_numpy(bias * factor).to(device)
             return cls(node, double[:1], double[1:], kept, bounds, rule, (0, 0), not fixed)
-        x_pieces, weights, biases = cut
-        low, high = (
-            None if b is None else torch.from_numpy((b * factor).astype(np.float32)).to(device) for b in biases
-        )
-        ready = tuple(_tensor(piece * by_row, device) for piece in weights)
-        return cls(node, ready, (low, high), kept, bounds, rule, x_pieces, not fixed)
+        ready = tuple(_tensor(piece * by_row, device) for piece in pieces.weights)
+        added = tuple(None if b is None else _tensor(b * factor, device) for b in pieces.biases)
+        return cls(node, ready, added, kept, bounds, rule, pieces.x, not fixed, carries)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the centred output codes, float32, of centred input codes, float32."""
@@ -118,21 +120,27 @@ class Linear:
         return round_steps(steps, self.rule).clamp_(*self.bounds).float()
 
     def _sums(self, x: Tensor) -> Tensor:
-        """Exact sums: float32 of one product, float64 of several."""
+        """Exact sums: float32 of one product, float64 of several; carried, float32 that round alike."""
         n_x, x_bits = self.x_pieces
         if not n_x:
             return convolve(self.node, x.double(), self.weights[0], self.biases[0])
-        last = n_x * len(self.weights) - 1
-        total: Tensor | None = None
-        for i, (part, weight) in enumerate(itertools.product(_cut_tensor(x, n_x, x_bits), self.weights)):
-            sums = convolve(
-                self.node, part, weight, self.biases[0] if i == 0 else self.biases[1] if i == last else None
-            )
-            if not last:
-                return sums
-            total = sums.double() if total is None else total.add_(sums)
-        assert total is not None
-        return total
+        pairs = list(itertools.product(_cut_tensor(x, n_x, x_bits), self.weights))
+        sums = convolve(self.node, *pairs[0], self.biases[0])
+        if self.carries:
+            return _carried(sums, convolve(self.node, *pairs[1], self.biases[1]))
+        for i, (part, weight) in enumerate(pairs[1:], 2):
+            more = convolve(self.node, part, weight, self.biases[1] if i == len(pairs) else None)
+            sums = sums.double().add_(more)
+        return sums
+
+
+def _carried(low: Tensor, high: Tensor) -> Tensor:
+    """Return ``low + high`` for sums whose unit is a whole number of ``high``: what is left of ``low`` becomes a half.
+
+    Where the results are rounded to two units or more, a half rounds like any other fraction.
+    """
+    whole = low.floor()
+    return high.add_(whole).add_(low.sub_(whole).ceil_(), alpha=0.5)
 
 
 def _folds(multiplier: NDArray[np.float32]) -> bool:
@@ -150,16 +158,29 @@ def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-Biases = tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """What a layer is cut into."""
+
+    x: tuple[int, int]
+    """Number of pieces of the input, and the bits of all but the last."""
+    weights: tuple[NDArray[np.int64], ...]
+    """They add up to the weight, lowest first."""
+    biases: tuple[NDArray[np.int64], NDArray[np.int64] | None]
+    """Of the lowest and of the highest product of pieces."""
+    shift: int
+    """The sums of the highest product are whole numbers of ``2**shift``."""
+    largest: float
+    """Of these numbers."""
+
+    def carries(self, multiplier: NDArray[np.float32]) -> bool:
+        """Whether two sums may be added by :func:`_carried`: the result is exact, and rounded to two units or more."""
+        exact = self.largest + EXACT_FLOAT32 / 2.0**self.shift + 2 < EXACT_FLOAT32 / 2
+        return self.x[0] * len(self.weights) == 2 and exact and bool(np.all(multiplier <= 2.0 ** -(self.shift + 1)))
 
 
-def _cuts(
-    weight: NDArray[np.int64], bias: NDArray[np.int64], reach: int
-) -> tuple[tuple[int, int], list[NDArray[np.int64]], Biases] | None:
-    """Return the pieces of inputs (number, bits), weights and biases, the fewest whose products sum exactly in float32.
-
-    A product of pieces is a whole number of units: 1 of the lowest pieces, ``2**shift`` of the highest.
-    """
+def _cuts(weight: NDArray[np.int64], bias: NDArray[np.int64], reach: int) -> _Pieces | None:
+    """Return the fewest pieces of inputs, weights and biases whose products sum exactly in float32."""
     x_bits = (reach - 1).bit_length() + 1
     w_bits = int(np.abs(weight).max()).bit_length() + 1
     splits = [(n_x, n_w) for n_x in range(1, 4) for n_w in range(1, 3) if n_x * n_w <= MAX_PIECES]
@@ -173,8 +194,9 @@ def _cuts(
         sums[0][0] += np.abs(low)
         sums[-1][-1] += np.abs(high)
         if max(float(s.max()) for s in sums) < EXACT_FLOAT32:
-            scaled = [w << (part_w * k) for k, w in enumerate(weights)]
-            return (n_x, part_x), scaled, (low, high << shift if shift else None)
+            scaled = tuple(w << (part_w * k) for k, w in enumerate(weights))
+            largest = float(sums[-1][-1].max())
+            return _Pieces((n_x, part_x), scaled, (low, high << shift if shift else None), shift, largest)
     return None
 
 
