@@ -130,6 +130,19 @@ def test_an_interrupted_search_goes_on(
     assert [m.id for m in run.front] == [m.id for m in searched.front]
 
 
+def test_shifts_per_channel_are_counted_as_they_were_searched(
+    data: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.report, "write", lambda run: None)
+    bits = BitSearch("uniform", weight_bits=(4, 8), per_channel=True, n_members=1)
+    run = search_bits(checkpoint, data, bits=bits, runs=tmp_path)
+    (member,) = [m for m in run.value("searches")[0]["front"] if m["candidate"]]
+    record = next(r for r in run.records() if r.id == member["candidate"])
+    assert member["costs"] == [record.flash_bytes]
+    assert record.agreement is not None
+    assert record.agreement.verified
+
+
 def test_fit_searches_the_best_networks(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.report, "write", lambda run: None)
     monkeypatch.setattr(stages, "TIMING_S", 0.2)

@@ -23,6 +23,7 @@ from bitfront.graph.ir import Graph
 from bitfront.measure import verify
 from bitfront.quant import recipes
 from bitfront.quant.costs import Costs, bits_of
+from bitfront.quant.formats import Affine
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import RECIPES
 from bitfront.record import Artifact, Candidate, Record, content_id, digest_file, from_json
@@ -215,7 +216,8 @@ def _make(
     finally:
         session.close()
     told = getattr(shop.runtime, "notes", lambda graph, plan: ())
-    counts, costs, bits = network.counts, Costs(graph), bits_of(plan)
+    shifted = any(isinstance(f, Affine) and f.axis is not None for f in plan.formats.values())
+    counts, costs, bits = network.counts, Costs(graph, per_channel=shifted), bits_of(plan)
     artifact = Artifact(
         path=path.relative_to(shop.folder).as_posix(),
         runtime=shop.runtime.name,
