@@ -168,7 +168,7 @@ class Fast:
         positions: tuple[int, ...],
         wanted: frozenset[str],
     ) -> dict[str, Tensor]:
-        start, held = self._resume(plan, prefix, positions, wanted)
+        start, held = self._resume(prefix, positions, wanted)
         if held is None:
             name = self.graph.inputs[0]
             held = {name: torch_codes.encode(self._chosen(positions), plan.formats.get(name))}
@@ -194,12 +194,12 @@ class Fast:
         return self.images[list(positions)].contiguous(memory_format=_memory_format(self.images))
 
     def _resume(
-        self, plan: Plan, prefix: Mapping[int, Hashable], positions: tuple[int, ...], wanted: frozenset[str]
+        self, prefix: Mapping[int, Hashable], positions: tuple[int, ...], wanted: frozenset[str]
     ) -> tuple[int, dict[str, Tensor] | None]:
         """Return where to begin, and what is alive there.
 
-        Codes are the same in whatever batch they are computed, floats are not: only codes are taken from a larger batch,
-        so that results do not depend on what was asked before.
+        Floats differ with the batch that they are computed in: only what the same images left is taken, so that results
+        do not depend on what was asked before.
         """
         for cut in sorted(prefix, reverse=True):
             if (wanted & self._made[cut]) <= self._live[cut]:
