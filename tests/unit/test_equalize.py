@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from bitfront.graph.equalize import HEADROOM, LIMIT, equalize, groups
 from bitfront.graph.ir import Graph, Node, Tensor
+from bitfront.quant.alignment import align
 from bitfront.quant.formats import Affine
 from bitfront.quant.plan import Plan
 from bitfront.simulate import reference
+from bitfront.stats.qmn import choose, errors
 
 RELU, RELU6 = [0.0, float("inf")], [0.0, 6.0]
 
@@ -124,6 +126,33 @@ def test_both_producers_and_both_readers_of_a_sum_share_its_scales(rng: np.rando
     made = np.max([relative(channel_ranges(after, w, 0)) for w in ("w1", "w3")], axis=0)
     read = np.max([relative(channel_ranges(after, w, 1)) for w in ("w2", "w5", "w6")], axis=0)
     assert np.allclose(made, read, rtol=2e-3)
+
+
+def test_aligned_weights_lose_less_at_powers_of_two(rng: np.random.Generator) -> None:
+    chain = Chain(rng)
+    chain.conv(6)
+    chain.conv(6, 3, groups=6)
+    chain.add("add", (chain.last, chain.conv(6, source=chain.last)), 6, clip=RELU)
+    chain.conv(4, clip=None)
+    graph = equalize(chain.graph())
+    third = {n: (w / 3 if n.startswith("w") else w).astype(np.float32) for n, w in graph.constants.items()}
+    for case in (graph, graph.with_constants(third)):
+        after = align(case)
+        assert_same_function(case, after)
+        losses = [[relative_loss(g.constants[n]) for n in ("w0", "w1")] for g in (case, after)]
+        assert np.all(np.array(losses[1]) <= np.array(losses[0]) * 1.0001)
+        assert sum(losses[1]) < sum(losses[0])
+
+
+def relative_loss(weight: NDArray[np.float32]) -> float:
+    return errors(weight, choose(weight, 4, "mse", signed=True)).squared / float(np.mean(weight**2))
+
+
+def test_a_fixed_tensor_is_not_aligned(rng: np.random.Generator) -> None:
+    chain = Chain(rng)
+    chain.conv(4, clip=RELU6)
+    chain.conv(4, clip=None)
+    assert align(chain.graph()).id == chain.graph().id
 
 
 def test_channels_keep_their_place_through_reshapes_and_slices(rng: np.random.Generator) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from bitfront.graph.channels import Channels
 from bitfront.graph.ir import Graph, Node
 
-__all__ = ["Group", "Side", "equalize", "groups"]
+__all__ = ["Group", "Side", "equalize", "groups", "scaled"]
 
 LIMIT = 2.0**8
 """A channel is scaled by no more than this: one with hardly any weights has no range to balance, but it may have a
@@ -87,7 +87,7 @@ def equalize(graph: Graph, peaks: Mapping[str, NDArray[Any]] | None = None) -> G
         change = max((_balance(g, reach, total) for g, total in zip(found, totals, strict=True)), default=0.0)
         if change < CONVERGED:
             break
-    return graph.with_constants(_scaled(graph, found, totals))
+    return scaled(graph, found, totals)
 
 
 # --- which channels have a scale of their own ------------------------------------------------------------------------
@@ -159,18 +159,18 @@ def _balance(group: Group, reach: Mapping[str, Floats], total: Floats) -> float:
     return float(np.abs(np.log(scale)).max())
 
 
-def _scaled(graph: Graph, found: Sequence[Group], totals: Sequence[Floats]) -> dict[str, NDArray[np.float32]]:
-    """Return the weights and biases of all layers after their scales."""
+def scaled(graph: Graph, found: Sequence[Group], scales: Sequence[Floats]) -> Graph:
+    """Return the graph with the channels of every group divided by their ``scales`` ``(n,)``, and readers adapted."""
     sides = [side for group in found for side in (*group.sources, *group.targets)]
     values = {n: graph.constants[n].astype(np.float64) for side in sides for n in side.node.inputs[1:]}
-    for group, total in zip(found, totals, strict=True):
+    for group, scale in zip(found, scales, strict=True):
         for side in group.sources:
             for name in side.node.inputs[1:]:
-                values[name] /= total[side.scales].reshape(-1, *[1] * (values[name].ndim - 1))
+                values[name] /= scale[side.scales].reshape(-1, *[1] * (values[name].ndim - 1))
         for side in group.targets:
             kernels = _kernels(side.node, values[side.node.inputs[1]])
-            kernels *= total[side.scales].reshape(kernels.shape[0], 1, -1, 1)  # a view: changes the weight itself
-    return {name: value.astype(np.float32) for name, value in values.items()}
+            kernels *= scale[side.scales].reshape(kernels.shape[0], 1, -1, 1)  # a view: changes the weight itself
+    return graph.with_constants({name: value.astype(np.float32) for name, value in values.items()})
 
 
 def _relative(ranges: Floats) -> Floats:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bitfront.errors import DataError, UsageError
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph, Node
+from bitfront.quant.alignment import align
 from bitfront.quant.clips import Clip, relax_clips
 from bitfront.quant.correction import mean_shift
 from bitfront.quant.formats import Format
@@ -50,7 +51,7 @@ class MenuOptions:
     rule: str = "mse"
     """How the integer bits are chosen, see :func:`bitfront.stats.qmn.choose`."""
     equalized: bool = True
-    """Balance the channels of neighbouring layers first."""
+    """Balance the channels of neighbouring layers first, and put the best steps of weights at powers of two."""
     bias_correction: bool = True
     layer_rounding: bool = True
     """Choose codes of up to 4 bits so that layers answer as before (:mod:`bitfront.quant.rounding`)."""
@@ -58,6 +59,11 @@ class MenuOptions:
     """Give every output channel of a weight a shift of its own."""
     rounding: str = "half_even"
     """How results are rounded at run time: ``half_even`` or ``half_up``."""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether whole tensors are scaled until power-of-two steps fit (:mod:`bitfront.quant.alignment`)."""
+        return self.equalized and self.rule == "mse" and not self.per_channel
 
     @staticmethod
     def thesis_000() -> MenuOptions:
@@ -113,7 +119,7 @@ class Menu:
         for tensor, leader in self.followers.items():
             if leader in formats:
                 formats[tensor] = formats[leader]
-        names = ("rounding", "rule", "equalized")
+        names = ("rounding", "rule", "equalized", "aligned")
         given = {name: getattr(self.options, name) for name in names}
         n_dropped = sum(clip.dropped for clip in self.clips)
         return Plan(recipe, formats, given | ({"dropped_clips": n_dropped} if n_dropped else {}))
@@ -153,6 +159,7 @@ def build_menu(
     if options.equalized:
         relaxed = relax_clips(graph, _first(batches, N_RELAX), observe=observe)
         graph, ranges, clips = equalize(relaxed.graph, relaxed.peaks), None, relaxed.clips
+        graph = align(graph) if options.aligned else graph
     if ranges is None:
         ranges = collect(graph, batches, observe(graph) if observe else None)
     if not len(ranges):

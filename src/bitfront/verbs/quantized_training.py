@@ -24,6 +24,7 @@ from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph
 from bitfront.measure import verify
 from bitfront.quant import plan_files
+from bitfront.quant.alignment import align
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import RECIPES, build
 from bitfront.record import Agreement, to_json
@@ -321,6 +322,7 @@ def _start(
             )
         elif formats.options.get("equalized"):
             graph = equalize(flat)
+            graph = align(graph) if formats.options.get("aligned") else graph
         started = _Start(opened, flat, graph, formats, (*opened.source.notes, *untrained(opened.source)))
     GraphModule(started.graph, started.plan)  # it refuses plans that do not fit
     return started
