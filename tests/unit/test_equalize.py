@@ -66,7 +66,7 @@ def run(graph: Graph, rng: np.random.Generator) -> NDArray[np.float32]:
 def assert_same_function(graph: Graph, other: Graph) -> None:
     expected = run(graph, np.random.default_rng(0))
     scale = np.abs(expected).max() + 1e-3
-    assert np.abs(run(other, np.random.default_rng(0)) - expected).max() <= 1e-5 * scale
+    assert np.abs(run(other, np.random.default_rng(0)) - expected).max() <= 1e-4 * scale  # clips hide large sums
 
 
 def channel_ranges(graph: Graph, weight: str, axis: int) -> NDArray[np.float32]:
