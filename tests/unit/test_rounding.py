@@ -130,7 +130,7 @@ def test_later_layers_make_up_for_earlier_ones(rng: np.random.Generator) -> None
 def test_choices_are_one_answer_a_format(rng: np.random.Generator) -> None:
     graph, images = network(rng), smooth(rng, 4)
     name = next(graph.named("weight")).name
-    forms = [Qmn(2, 1), Qmn(4, 3), Qmn(6, 5), Affine(4, (0.1,), (3,))]
+    forms = [Qmn(2, 1), Qmn(4, 3), Qmn(7, 6), Affine(4, (0.1,), (3,))]
     found = rounded_choices(graph, {name: forms}, [images])
     bias = graph.nodes[0].inputs[2]
     assert set(found) == {(n, form) for n in (name, bias) for form in forms[:2]}

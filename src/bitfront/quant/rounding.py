@@ -32,7 +32,7 @@ from bitfront.quant.plan import Plan
 
 __all__ = ["MAX_BITS", "round_weights", "rounded_choices"]
 
-MAX_BITS = 4
+MAX_BITS = 6
 """Weights of more bits are rounded to the nearest: there is nothing to gain."""
 N_POSITIONS = 64
 """Places of every map at which inputs are taken, per image."""
@@ -71,8 +71,8 @@ def round_weights(
     for node in graph.nodes:
         form = wanted.get(node.inputs[1]) if node.op in ("conv", "dense") else None
         if form is not None:
-            moments = _Moments.of(*_sampled(node, graph, (floats, rounded), rng))
-            changed |= dict(zip(node.inputs[1:], _solved(node, graph, form, moments), strict=True))
+            layer = _Layer.of(node, graph, _Moments.of(*_sampled(node, graph, (floats, rounded), rng)))
+            changed |= dict(zip(node.inputs[1:], layer.rounded(form), strict=True))
         floats.step(node, graph.constants)
         rounded.step(node, {**graph.constants, **changed})
     return graph.with_constants(changed)
@@ -109,9 +109,9 @@ def rounded_choices(
         forms = formats.get(node.inputs[1], ()) if node.name in layers else ()
         few = [(form, affine) for form in forms if (affine := _few_bits(form, max_bits)) is not None]
         if few:
-            moments = _Moments.of(*_sampled(node, graph, (run, run), rng))
+            layer = _Layer.of(node, graph, _Moments.of(*_sampled(node, graph, (run, run), rng)))
             for form, affine in few:
-                for name, values in zip(node.inputs[1:], _solved(node, graph, affine, moments), strict=True):
+                for name, values in zip(node.inputs[1:], layer.rounded(affine), strict=True):
                     found[name, form] = values
         run.step(node, graph.constants)
     return found
@@ -230,37 +230,56 @@ class _Moments:
 
 
 # --- one layer -------------------------------------------------------------------------------------------------------
-def _solved(
-    node: Node, graph: Graph, form: Affine, moments: _Moments
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the weight, on codes of ``form``, and the bias of a layer."""
-    shape = graph.tensors[node.inputs[1]].shape
-    n_groups = moments.mean.shape[0]
-    weight = graph.constants[node.inputs[1]].astype(np.float64).reshape(n_groups, shape[0] // n_groups, -1)
-    step = np.broadcast_to(np.asarray(form.scale, np.float64), shape[0]).reshape(n_groups, -1)
-    codes = _codes(weight, step, (form.low, form.high), moments)
-    answer = (weight @ moments.mean[:, :, None])[..., 0] - (
-        (codes * step[..., None]) @ moments.rounded_mean[:, :, None]
-    )[..., 0]
-    bias = graph.constants[node.inputs[2]] + answer.ravel()
-    return form.decode(codes.astype(np.int64).reshape(shape)), bias.astype(np.float32)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """One layer and what all formats of its weight have in common."""
+
+    shape: tuple[int, ...]
+    bias: Floats
+    """Answer of the float layer to the mean of its inputs."""
+    best: Floats
+    """(groups, outputs, inputs): the best weights without rounding."""
+    factor: Floats
+    """(groups, inputs, inputs): upper Cholesky factor of the inverse covariance."""
+    rounded_mean: Floats
+
+    @classmethod
+    def of(cls, node: Node, graph: Graph, moments: _Moments) -> _Layer:
+        n_groups, n_inputs = moments.mean.shape
+        shape = graph.tensors[node.inputs[1]].shape
+        weight = graph.constants[node.inputs[1]].astype(np.float64).reshape(n_groups, -1, n_inputs)
+        variance = np.diagonal(moments.covariance, axis1=1, axis2=2).mean(1)
+        damping = np.maximum(DAMPING * variance, SMALLEST)[:, None, None] * np.eye(n_inputs)
+        inverse = np.linalg.inv(moments.covariance + damping)
+        best = weight @ (moments.cross + damping) @ inverse
+        factor = np.linalg.cholesky(inverse).transpose(0, 2, 1)
+        bias = graph.constants[node.inputs[2]] + _answers(weight, moments.mean)
+        return cls(shape, bias, best, factor, moments.rounded_mean)
+
+    def rounded(self, form: Affine) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the weight, on codes of ``form``, and the bias."""
+        scale = np.broadcast_to(np.asarray(form.scale, np.float64), self.shape[0])
+        step = scale.reshape(*self.best.shape[:2], 1)
+        codes = self._codes(self.best / step, form.low, form.high)
+        bias = self.bias - _answers(codes * step, self.rounded_mean)
+        return form.decode(codes.astype(np.int64).reshape(self.shape)), bias.astype(np.float32)
+
+    def _codes(self, rest: Floats, low: int, high: int) -> Floats:
+        """Return codes for weights in steps; ``rest`` is used up."""
+        factor, n = self.factor, rest.shape[2]
+        codes: Floats = np.empty_like(rest)
+        for first in range(0, n, BLOCK):
+            block = slice(first, min(first + BLOCK, n))
+            errors = []
+            for i in range(block.start, block.stop):
+                codes[..., i] = np.clip(np.rint(rest[..., i]), low, high)
+                errors.append((rest[..., i] - codes[..., i]) / factor[:, i, i, None])
+                rest[..., i : block.stop] -= errors[-1][..., None] * factor[:, None, i, i : block.stop]
+            rest[..., block.stop :] -= np.stack(errors, -1) @ factor[:, block, block.stop :]
+        return codes
 
 
-def _codes(weight: Floats, step: Floats, ends: tuple[int, int], moments: _Moments) -> Floats:
-    """Return the codes of ``weight`` (groups, outputs, inputs) in units of ``step`` (groups, outputs)."""
-    n = weight.shape[2]
-    diagonal = np.diagonal(moments.covariance, axis1=1, axis2=2)
-    damping = np.maximum(DAMPING * diagonal.mean(1), SMALLEST)[:, None, None] * np.eye(n)
-    inverse = np.linalg.inv(moments.covariance + damping)
-    rest = weight @ (moments.cross + damping) @ inverse / step[..., None]  # the best weights without rounding
-    factor = np.linalg.cholesky(inverse).transpose(0, 2, 1)
-    codes: Floats = np.empty_like(rest)
-    for first in range(0, n, BLOCK):
-        errors = []
-        block = slice(first, min(first + BLOCK, n))
-        for i in range(block.start, block.stop):
-            codes[..., i] = np.clip(np.rint(rest[..., i]), *ends)
-            errors.append((rest[..., i] - codes[..., i]) / factor[:, i, i, None])
-            rest[..., i : block.stop] -= errors[-1][..., None] * factor[:, None, i, i : block.stop]
-        rest[..., block.stop :] -= np.stack(errors, -1) @ factor[:, block, block.stop :]
-    return codes
+def _answers(weight: Floats, mean: Floats) -> Floats:
+    """Return what weights (groups, outputs, inputs) make of inputs (groups, inputs): one number per output channel."""
+    answers: Floats = np.einsum("goi,gi->go", weight, mean).ravel()
+    return answers
