@@ -25,6 +25,7 @@ from bitfront.search.methods import search
 from bitfront.search.networks import NetworkEvaluator, bits_of, space_of
 from bitfront.search.space import FLOAT
 from bitfront.simulate import reference
+from bitfront.stats.qmn import choose
 from bitfront.tasks.segmentation import Segmentation
 
 INFO = DataInfo("d", ("background", "object"), background=0)
@@ -96,7 +97,8 @@ def test_formats_of_the_menu(menu: Menu, graph: Graph, images: NDArray[np.float3
     kinds = {d.tensor: d.kind for d in menu.dishes}
     assert menu.dishes[0].tensor == graph.inputs[0]
     assert set(menu.dishes[0].formats) == {8, 16}
-    assert {d.kind: set(d.formats) for d in menu.dishes} == {"activation": {8, 16}, "weight": {2, 4, 8}, "bias": {16}}
+    widths = {d.kind: set(d.formats) for d in menu.dishes}
+    assert widths == {"activation": {8, 16}, "weight": {2, 4, 8}, "bias": {6, 8, 10, 16}}
     plan = menu.plan(dict.fromkeys(kinds, 8) | {d.tensor: 16 for d in menu.dishes if d.kind == "bias"})
     for tensor, leader in menu.followers.items():
         assert plan.formats[tensor] == plan.formats[leader]
@@ -108,6 +110,22 @@ def test_formats_of_the_menu(menu: Menu, graph: Graph, images: NDArray[np.float3
     assert thesis.graph is graph
     with pytest.raises(UsageError, match="cannot have 5 bits"):
         menu.plan({menu.dishes[1].tensor: 5})
+
+
+def test_biases_fit_beside_the_finest_formats(graph: Graph, images: NDArray[np.float32]) -> None:
+    layer = next(n for n in graph.nodes if n.op == "conv")
+    _, name, bias = layer.inputs
+    small = graph.with_constants({name: graph.constants[name] / 2**6, bias: np.ones_like(graph.constants[bias])})
+    options = replace(SMALL, weight_bits=(8, 16), activation_bits=(8, 16), equalized=False)
+    menu = build_menu(small, batches=[images[:4]], options=options)
+    plan = menu.plan({d.tensor: 16 for d in menu.dishes})
+    codes = reference.bias_codes(menu.finished(plan), plan, layer)
+    assert np.abs(codes).max() < 2**31 - 1
+    before = choose(small.constants[name], 16, "mse", signed=True)
+    after = plan.formats[name]
+    assert isinstance(after, Qmn)
+    assert after.frac_bits < before.frac_bits
+    assert menu.plan({name: 8}).formats[name] == choose(small.constants[name], 8, "mse", signed=True)
 
 
 def test_images_are_not_quantized_below_eight_bits(graph: Graph, images: NDArray[np.float32]) -> None:

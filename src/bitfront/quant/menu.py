@@ -10,6 +10,8 @@ moved, so that nothing is rounded twice.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from bitfront.graph.ir import Graph, Node
 from bitfront.quant.alignment import align
 from bitfront.quant.clips import Clip, relax_clips
 from bitfront.quant.correction import mean_shift
-from bitfront.quant.formats import Format
+from bitfront.quant.formats import Format, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import moves_values
 from bitfront.quant.rounding import rounded_choices
@@ -37,6 +39,9 @@ Variants = Mapping[tuple[str, Format], NDArray[np.float32]]
 N_RELAX = 8
 """Images on which clips are tried."""
 FLOAT = 32
+BIAS_BITS = 30
+"""Without the sign, of 32: one is left for what bias correction adds."""
+SMALLEST_BIAS = 2.0**-64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class MenuOptions:
     weight_bits: tuple[int, ...] = (2, 3, 4, 6, 8, 16)
     activation_bits: tuple[int, ...] = (4, 6, 8, 16)
     """Empty: activations stay float32."""
-    bias_bits: tuple[int, ...] = (16,)
+    bias_bits: tuple[int, ...] = (6, 8, 10, 16)
     """Empty: biases have the step of their sums and 32 bits, or stay float32 without integer activations."""
     rule: str = "mse"
     """How the integer bits are chosen, see :func:`bitfront.stats.qmn.choose`."""
@@ -54,7 +59,7 @@ class MenuOptions:
     """Balance the channels of neighbouring layers first, and put the best steps of weights at powers of two."""
     bias_correction: bool = True
     layer_rounding: bool = True
-    """Choose codes of up to 4 bits so that layers answer as before (:mod:`bitfront.quant.rounding`)."""
+    """Choose codes of up to 6 bits so that layers answer as before (:mod:`bitfront.quant.rounding`)."""
     per_channel: bool = False
     """Give every output channel of a weight a shift of its own."""
     rounding: str = "half_even"
@@ -171,6 +176,7 @@ def build_menu(
         dish = _dish(name, kind, values, graph, options)
         if dish is not None and name not in followers:
             dishes.append(dish)
+    dishes = _with_room(dishes, graph, followers)
     formats = {dish.tensor: tuple(dish.formats.values()) for dish in dishes if dish.kind == "weight"}
     if options.bias_correction:
         variants |= _corrected(graph, formats, ranges)
@@ -217,6 +223,36 @@ def _followers(graph: Graph) -> dict[str, str]:
         if moves_values(node):
             found[node.output] = found.get(node.inputs[0], node.inputs[0])
     return found
+
+
+def _with_room(dishes: Sequence[Dish], graph: Graph, followers: Mapping[str, str]) -> list[Dish]:
+    """Return the dishes with steps of the weights at which biases fit 32 bits, whatever the input's width.
+
+    A bias has the step of the products of input and weight. Equalized weights can be so small that at 16 bits beside
+    16-bit inputs it would saturate; there the weights give up fractional bits that they cannot use.
+    """
+    finest = {
+        dish.tensor: max(form.frac_bits for form in dish.formats.values() if isinstance(form, Qmn))
+        for dish in dishes
+        if dish.kind == "activation"
+    }
+    limits: dict[str, int] = {}
+    for node in graph.nodes:
+        source = followers.get(node.inputs[0], node.inputs[0])
+        if node.op in ("conv", "dense") and source in finest and len(node.inputs) == 3:
+            largest = float(np.abs(graph.constants.get(node.inputs[2], np.ones(1))).max()) or SMALLEST_BIAS
+            limit = BIAS_BITS - math.ceil(math.log2(largest)) - finest[source]
+            limits[node.inputs[1]] = min(limit, limits.get(node.inputs[1], limit))
+    return [_coarser(dish, limits[dish.tensor]) if dish.tensor in limits else dish for dish in dishes]
+
+
+def _coarser(dish: Dish, frac_bits: int) -> Dish:
+    """Return a dish with at most so many fractional bits."""
+    formats = {
+        bits: dataclasses.replace(form, frac_bits=min(form.frac_bits, frac_bits)) if isinstance(form, Qmn) else form
+        for bits, form in dish.formats.items()
+    }
+    return dataclasses.replace(dish, formats=formats)
 
 
 def _corrected(
