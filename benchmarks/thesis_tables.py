@@ -50,7 +50,7 @@ import torch
 from machine import machine
 
 from bitfront import batches, images
-from bitfront.contracts import Sample
+from bitfront.contracts import DataInfo, Sample
 from bitfront.graph import files, passes
 from bitfront.measure import verify
 from bitfront.quant.costs import Costs
@@ -80,6 +80,7 @@ from bitfront.verbs.scoring import score_file
 RESULT = Path(__file__).with_name("results") / "thesis_tables.json"
 N_CALIBRATION, N_IMAGES = 32, 16
 DROP, QAT_DROP = 0.01, 0.05
+LEGEND_WIDTH = 150
 MENUS = {"thesis": MenuOptions.thesis_000(), "ours": dataclasses.replace(MenuOptions(), activation_bits=(8,))}
 FILES = (("GA", "o", SERIES[1]), ("heuristic + QAT", "s", INK), ("ours", "o", ACCENT), ("ours + QAT", "D", SERIES[2]))
 ROWS = ("float", "GA", "heuristic + QAT", "ours", "ours + QAT")
@@ -364,7 +365,7 @@ def draw_front(ax: Any, pair: Pair, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def prediction_picture(pair: Pair, rows: dict[str, dict[str, Any]], n: int = 3, height: int = 150) -> bytes:
-    """Draw images, labels and the answers of all files side by side; the palette is cut to 64 colours."""
+    """Draw images, labels and the answers of all files side by side, the legend left of them."""
     info, cells = pair.opened.info, []
     sessions = {name: pair.engine.open(Path(r["file"]), 1) for name, r in rows.items()}
     for sample in pair.samples("val", n):
@@ -377,14 +378,18 @@ def prediction_picture(pair: Pair, rows: dict[str, dict[str, Any]], n: int = 3, 
             (answer,) = pair.opened.task.predict(outputs, pair.opened.source.output, [sample.image.shape[:2]])
             masks[name] = answer.mask
         cells.append(images.label(picture, "image"))
-        for name, mask in masks.items():
-            drawn = images.resize(mask, size, "nearest")
-            legend = name == "labels"
-            blank = np.full_like(picture, 40)
-            cells.append(images.label(images.overlay(blank, drawn, info, strength=1.0, legend=legend), name))
+        cells += [images.label(painted(images.resize(m, size, "nearest"), info), name) for name, m in masks.items()]
     for session in sessions.values():
         session.close()
-    return images.png(images.tile(cells, len(rows) + 2))
+    sheet = images.tile(cells, len(rows) + 2)
+    ramp = np.arange(len(sheet) * LEGEND_WIDTH).reshape(len(sheet), LEGEND_WIDTH) % len(info.classes)
+    legend = images.overlay(np.full((*ramp.shape, 3), 24, np.uint8), ramp.astype(np.uint8), info, strength=0.0)
+    return images.png(np.concatenate([legend, sheet], axis=1))
+
+
+def painted(mask: np.ndarray, info: DataInfo) -> np.ndarray:
+    """Return a label map in the colours of its classes."""
+    return images.overlay(np.full((*mask.shape, 3), 40, np.uint8), mask, info, strength=1.0, legend=False)
 
 
 def draw(pairs: Sequence[Pair], reports: Sequence[dict[str, Any]], folder: Path) -> None:
