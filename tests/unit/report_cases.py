@@ -232,3 +232,52 @@ def jpeg(image: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG")
     return out.getvalue()
+
+
+def searched_data(rng: np.random.Generator) -> ReportData:
+    """A run of ``bitfront search``: one network, three plans, score and flash, nothing timed."""
+    recipes = (("float32", "", 60_000, 0.95), ("int8", "", 20_000, 0.949), ("bits_w3.8_a8.0", "a", 9_000, 0.93),
+               ("bits_w5.4_a8.0", "b", 12_000, 0.94), ("bits_w7.9_a8.0", "c", 17_000, 0.948))  # fmt: skip
+    records = []
+    for n, (recipe, plan, flash, score) in enumerate(recipes, 1):
+        r = record(rng, n, 256, 1.0, "float32" if recipe == "float32" else "int8", latency=None, peak_bytes=262_144)
+        assert r.artifact is not None
+        artifact = replace(r.artifact, recipe=recipe, size_bytes=2 * flash)
+        candidate = replace(r.candidate, recipe=recipe, plan=plan)
+        status = "dominated" if recipe == "float32" else "front"
+        changes: dict[str, Any] = {"candidate": candidate, "artifact": artifact, "flash_bytes": flash, "status": status}
+        records.append(replace(r, val=metrics(rng, score), **changes))
+    members = records[1:]
+    folders = {r.id: f"{n:02d}_step" for n, r in enumerate(members, 1)}
+    return ReportData(
+        "search", Path("runs/search"), records=tuple(records), baseline=records[0].id, chosen=members[-1].id,
+        folders=folders, config={"objectives": ["score", "flash"]},
+    )  # fmt: skip
+
+
+def stages_value() -> list[dict[str, Any]]:
+    """A run's value ``stages``: two stages of two networks."""
+
+    def network(size: int, width: float, score: float, macs: float, front: bool) -> dict[str, Any]:
+        knobs = {"width": width, "resolution": [size, size]}
+        label = f"{size}x{size} width={width}"
+        return {
+            "label": label, "knobs": knobs, "score": score, "macs": macs, "parameters": 6e5 * width, "front": front,
+        }  # fmt: skip
+
+    return [
+        {
+            "name": "resolution",
+            "description": "smaller inputs",
+            "thesis": "1",
+            "networks": [network(128, 1.0, 0.7, 1e8, False), network(256, 1.0, 0.9, 4e8, True)],
+            "records": ["a", "b"],
+        },
+        {
+            "name": "width",
+            "description": "width of the blocks",
+            "thesis": "4",
+            "networks": [network(256, 0.25, 0.8, 5e7, True), network(256, 0.5, 0.905, 1e8, True)],
+            "records": ["c", "d"],
+        },
+    ]

@@ -16,7 +16,7 @@ from bitfront.data.conveyor import Conveyor
 from bitfront.errors import Interrupted, UsageError
 from bitfront.fitting import stages
 from bitfront.fitting.config import BitSearch
-from bitfront.fitting.searching import menu_options, usual_evaluations
+from bitfront.fitting.searching import alone, menu_options, usual_evaluations
 from bitfront.fitting.stages import Work
 from bitfront.graph import files
 from bitfront.pipeline import fit, resume
@@ -24,6 +24,8 @@ from bitfront.pipeline import search as search_bits
 from bitfront.quant.plan import weight_bytes
 from bitfront.run import Run
 from bitfront.safeyaml import read
+from bitfront.search.evaluations import Evaluation, Row
+from bitfront.search.space import FLOAT, Gene, Space
 from bitfront.verbs.data import convert
 
 BITS = BitSearch("surrogate", weight_bits=(2, 4, 8), evaluations=25, n_members=3)
@@ -76,6 +78,7 @@ def test_members_are_verified_files_beside_float_and_int8(searched: Run) -> None
 def test_the_run_tells_what_the_search_saw(searched: Run) -> None:
     (told,) = searched.value("searches")
     assert told["method"] == "surrogate"
+    assert told["seed"] == searched.config.get("seed", 0)
     assert told["n_evaluations"] <= 25
     assert told["costs"] == ["flash"]
     assert any(point["front"] for point in told["points"])
@@ -93,6 +96,23 @@ def test_the_run_tells_what_the_search_saw(searched: Run) -> None:
     assert all([w["bits"] for w in t["widths"]] == [2, 4, 8] for t in weights)
     assert all(w["distortion"] is not None for t in weights for w in t["widths"])
     assert json.dumps(told)
+
+
+def test_scores_of_one_tensor_are_those_on_all_samples() -> None:
+    space = Space((Gene("a", "weight", (4, 8), 10), Gene("b", "weight", (4, 8), 20)))
+    rows = [
+        Row((4, FLOAT), None, Evaluation(0.5, 0.1), 0.0),
+        Row((4, FLOAT), (0, 1), Evaluation(0.6, 0.2), 0.0),
+        Row((FLOAT, 8), (0, 1), Evaluation(0.7, 0.05), 0.0),
+        Row((FLOAT, 4), None, Evaluation(0.4), 0.0),
+        Row((8, 8), None, Evaluation(0.9, 0.01), 0.0),
+    ]
+    found = alone(rows, space)
+    assert found == {
+        ("a", 4): {"distortion": 0.2, "score": 0.5},
+        ("b", 8): {"distortion": 0.05},
+        ("b", 4): {"score": 0.4},
+    }
 
 
 def test_the_configuration_can_be_used_again(searched: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +281,12 @@ def test_stats_from_the_command_line(call: Callable[..., Any], data: str, checkp
     assert {r["kind"] for r in rows} == {"input", "weight", "bias", "activation"}
     wide = [w for t in found["tensors"] for w in t["widths"] if w["bits"] == 16]
     assert all(abs(w["drop"]) < 0.05 and w["clipped"] < 1e-3 for w in wide)
-    code, out, _ = call("stats", checkpoint, data, "--calibrate", 2, "--activation-bits", "float")
+    code, out, _ = call("stats", checkpoint, data, "--calibrate", 2, "--activation-bits", "float", "--out", "s.html")
     assert code == 0
     assert "integer and fractional bits" in out
-    for wrong, message in ((("--out", "s.txt"), ".csv or .json"), (("--weight-bits", "40"), "40 bits")):
+    assert Path("s.html").read_text("utf-8").startswith("<!doctype html>")
+    assert Path("s_tensors.csv").is_file()
+    for wrong, message in ((("--out", "s.txt"), ".json or .html"), (("--weight-bits", "40"), "40 bits")):
         code, _, err = call("stats", checkpoint, data, *wrong)
         assert code == 2
         assert message in err

@@ -20,6 +20,7 @@ from report_cases import CLASSES, latency, metrics, preview, record, report_data
 from bitfront.errors import UsageError
 from bitfront.record import Budget, Candidate, Record, to_json
 from bitfront.report import cards, compare, plots, series, tables, write, write_comparison
+from bitfront.report.axes import available
 from bitfront.report.candidate_view import commands
 from bitfront.report.data import Curve, Preview, ReportData, from_run, score_of
 from bitfront.report.page import render, render_comparison
@@ -338,7 +339,8 @@ def test_there_is_always_a_page(rng: np.random.Generator, tmp_path: Path, change
     data = change(report_data(rng, tmp_path / "run"))  # type: ignore[operator]
     text = write(data).read_text("utf-8")
     charts = json.loads(_Elements.of(text).data)
-    assert set(charts["planes"]) == {"latency", "size"}
+    assert set(charts["planes"]) == set(available(data.records))
+    assert all(p["points"] for p in charts["planes"].values())
     render_comparison([data, data])
 
 

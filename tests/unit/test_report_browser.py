@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_cases import report_data
+from report_cases import report_data, searched_data, stages_value
 from search_cases import search_value
 from test_report import PAYLOADS, hostile
 from test_report_search import hostile_search
+from test_report_stages import hostile_stages
 
 from bitfront.report import ReportData, write, write_comparison
 from bitfront.report.page import render
 from bitfront.report.searches import read_searches
+from bitfront.report.stages import read_stages
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -150,6 +152,23 @@ def test_the_switch_changes_the_axis(browser: Any, report: Path) -> None:
         page.keyboard.press("ArrowRight")
         assert "File size, kB" in page.locator("#plane svg").text_content()
         assert "≤ 1300 kB" in page.locator("#plane svg").text_content()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_run_without_latency(browser: Any, tmp_path: Path, rng: np.random.Generator, width: int) -> None:
+    data = replace(searched_data(rng), stages=read_stages(stages_value()))
+    path = tmp_path / "report.html"
+    path.write_text(render(data), "utf-8")
+    with Watched(browser, path, width) as page:
+        assert overflow(page) == 0
+        assert "File size, kB" in page.locator("#plane svg").text_content()
+        assert page.locator("#plane .dot").count() == len(data.records)
+        assert page.locator("#progress path.line").count() == 1
+        page.locator('label:has(input[value="flash"])').click()
+        assert "Flash, kB" in page.locator("#plane svg").text_content()
+        assert page.locator("#stages-plane .shape").count() == 4
+        page.locator("#stages-plane .shape.s1").first.hover()
+        assert "width: 90.50 % at 100 M MACs, on the front so far" in page.locator("#stages-plane .tip").inner_text()
 
 
 def test_sorting(browser: Any, report: Path) -> None:
@@ -328,6 +347,7 @@ def all_at_once(rng: np.random.Generator, texts: tuple[str, ...], path: Path) ->
         health={"parts": {k: v for data in each for k, v in data.health["parts"].items()}, "notes": list(texts)},
         environment={k: v for data in each for k, v in data.environment.items()},
         config_text="\n".join(texts),
+        stages=read_stages([stage for text in texts for stage in hostile_stages(text)]),
         command=" ".join(texts),
         events=tuple(e for data in each for e in data.events),
     )
@@ -344,6 +364,9 @@ def test_hostile_names(browser: Any, tmp_path: Path, rng: np.random.Generator, t
             page.locator("#plane .dot").evaluate_all(
                 f"all => all.forEach((d) => d.dispatchEvent(new Event('{event}')))"
             )
+        marks = page.locator("#stages-plane .shape")
+        assert marks.count() == len(texts)
+        marks.evaluate_all("all => all.forEach((m) => m.dispatchEvent(new Event('focus')))")
         page.locator("thead button").evaluate_all("all => all.forEach((b) => b.click())")
         page.locator("details").evaluate_all("all => all.forEach((d) => { d.open = true; })")
         assert overflow(page) == 0

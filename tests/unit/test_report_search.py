@@ -149,6 +149,15 @@ def test_mean_bits_count_values_not_tensors() -> None:
     assert search.uniform(dropped) == ""
 
 
+def test_only_the_biased_search_has_odds_of_its_scores() -> None:
+    widths = [{"bits": 4, "score": 0.5}, {"bits": 8, "score": 0.89}]
+    tensors = [{"name": "b", "kind": "weight", "size": 300, "widths": widths}]
+    biased, uniform = (tiny(method=m, tensors=tensors) for m in ("genetic", "genetic_uniform"))
+    assert [w.odds is not None for w in biased.tensors[-1].widths] == [True, True]
+    assert search_views([biased], {}, "miou")[0]["odds"]
+    assert not search_views([uniform], {}, "miou")[0]["odds"]
+
+
 def test_the_plan_of_choice_is_the_smallest_at_the_floor() -> None:
     search = tiny()
     assert search.float_bytes == 1600

@@ -157,7 +157,7 @@ def stats(
         bool, Parameter(help="Metric stats too: the score with one tensor quantized at a time.", negative=())
     ] = False,
     calibrate: Annotated[int, whole("Images that activations are read from, of the train part.")] = 64,
-    out: Annotated[Path | None, Parameter(help="Write all numbers as .csv or .json.")] = None,
+    out: Annotated[Path | None, Parameter(help="Write all numbers as .csv or .json, or a page as .html.")] = None,
     score: Annotated[str | None, Parameter(help="Metric of --metric [default: the task's].")] = None,
     limit: Limit = None,
     seed: Seed = None,

@@ -35,6 +35,7 @@ __all__ = [
     "COSTS",
     "THESIS_METHODS",
     "Searched",
+    "alone",
     "menu_options",
     "picked",
     "search_network",
@@ -290,6 +291,7 @@ def summary(searched: Searched, files: Mapping[Genome, str]) -> dict[str, Any]:
     return {
         "architecture": searched.network.architecture.label,
         "method": searched.method,
+        "seed": searched.network.shop.seed,
         "float_score": result.float_score,
         "floor": searched.floor,
         "n_evaluations": result.n_evaluations,
@@ -321,8 +323,8 @@ def _member(searched: Searched, member: Member, files: Mapping[Genome, str], dro
 
 
 def _tensors(searched: Searched) -> list[dict[str, Any]]:
-    """Return every tensor's formats, what they lose, and the distortion of the outputs where it alone has them."""
-    distortion = _alone(searched)
+    """Return every tensor's formats, what they lose, and the network's distortion and score where it alone has them."""
+    told = alone(searched.rows, searched.space)
     found = []
     for dish in searched.menu.dishes:
         values = (
@@ -332,7 +334,9 @@ def _tensors(searched: Searched) -> list[dict[str, Any]]:
         )
         widths = []
         for bits, form in sorted(dish.formats.items()):
-            entry: dict[str, Any] = {"bits": bits, "distortion": distortion.get((dish.tensor, bits))}
+            entry: dict[str, Any] = {"bits": bits, "distortion": None, "score": None} | told.get(
+                (dish.tensor, bits), {}
+            )
             if isinstance(form, Qmn):
                 lost = errors(values, form)
                 entry |= {
@@ -353,10 +357,14 @@ def _tensors(searched: Searched) -> list[dict[str, Any]]:
     return found
 
 
-def _alone(searched: Searched) -> dict[tuple[str, int], float]:
-    found: dict[tuple[str, int], float] = {}
-    for row in searched.rows:
-        narrow = [(g.name, b) for g, b in zip(searched.space.genes, row.genome, strict=True) if b != FLOAT]
-        if len(narrow) == 1 and math.isfinite(row.evaluation.distortion):
-            found[narrow[0]] = row.evaluation.distortion
+def alone(rows: Sequence[Row], space: Space) -> dict[tuple[str, int], dict[str, float]]:
+    """Return distortion, and score on all samples, by the one tensor that is not float32 and its bits."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        narrow = [(g.name, b) for g, b in zip(space.genes, row.genome, strict=True) if b != FLOAT]
+        if len(narrow) != 1:
+            continue
+        told = {"distortion": row.evaluation.distortion, "score": row.evaluation.score}
+        known = [key for key, value in told.items() if math.isfinite(value) and (key != "score" or row.subset is None)]
+        found.setdefault(narrow[0], {}).update({key: told[key] for key in known})
     return found

@@ -57,6 +57,8 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
         yield "Time to float", tables.ratio(r.latency)
     if r.artifact is not None:
         yield "Size", tables.size(r.artifact.size_bytes)
+    if r.candidate.plan:
+        yield "Flash", tables.size(r.flash_bytes)
     yield "Parameters", tables.count(r.parameters)
     yield "MACs", tables.count(r.macs)
     yield "RAM, activations", tables.size(r.peak_bytes)

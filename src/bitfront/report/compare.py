@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from bitfront.record import Record, to_json
+from bitfront.report.axes import AXES, available, cost
 from bitfront.report.data import ReportData, latency_ms, score_of
-from bitfront.report.series import AXES, cost, hypervolume, plane, x_range, y_range
+from bitfront.report.series import hypervolume, plane, x_range, y_range
 from bitfront.report.tables import Cell, Column, Table, kilobytes, metric_name, milliseconds, number, percent, plain
 
-__all__ = ["best_within", "budgets", "compare", "comparison_view"]
+__all__ = ["best_within", "budgets", "compare", "comparison_view", "shared_axes"]
 
 
 def compare(runs: Sequence[ReportData]) -> Table:
@@ -20,17 +21,17 @@ def compare(runs: Sequence[ReportData]) -> Table:
 
     A hypervolume is the share of the rectangle [0, 1] x [0, largest cost on any of the fronts] that a front dominates.
     """
+    axes = shared_axes(runs)
     columns = (
         Column("Run"),
-        Column("hypervolume score-latency, %", numeric=True),
-        Column("hypervolume score-size, %", numeric=True),
+        *(Column(f"hypervolume score-{axis}, %", numeric=True) for axis in axes),
         Column("members", numeric=True),
         Column("evaluations", numeric=True),
         Column("best score, %", numeric=True),
         Column("fastest, ms", numeric=True),
         Column("smallest, kB", numeric=True),
     )
-    volumes = {axis: _hypervolumes(runs, axis) for axis in AXES}
+    volumes = {axis: _hypervolumes(runs, axis) for axis in axes}
     rows = []
     for n, run in enumerate(runs):
         front = run.front
@@ -48,7 +49,13 @@ def compare(runs: Sequence[ReportData]) -> Table:
                 Cell(kilobytes(smallest), smallest),
             )
         )
-    return Table(columns, tuple(rows))
+    return Table(columns, tuple(rows)).filled()
+
+
+def shared_axes(runs: Sequence[ReportData]) -> tuple[str, ...]:
+    """Return up to two axes that every run has; score against file size where there is none."""
+    own = [available(run.records) for run in runs]
+    return tuple(axis for axis in AXES if all(axis in axes for axes in own))[:2] or ("size",)
 
 
 def _best_cell(text: str, value: float | None, values: Iterable[float | None]) -> Cell:
@@ -102,18 +109,20 @@ def _best_table(runs: Sequence[ReportData], axis: str) -> Table:
 def comparison_view(runs: Sequence[ReportData]) -> dict[str, Any]:
     """Everything that the comparison page reads."""
     table = compare(runs)
-    volumes = _hypervolumes(runs, "latency")
+    axes = shared_axes(runs)
+    volumes = _hypervolumes(runs, axes[0])
     leader = max(range(len(runs)), key=lambda n: volumes[n])
     tied = sum(v == volumes[leader] for v in volumes) > 1
     view = {
         "names": [run.name for run in runs],
         "headline": "The fronts are equally large" if tied else f"{runs[leader].name} has the larger front",
-        "sentence": "Hypervolume of score against latency: "
+        "sentence": f"Hypervolume of score against {AXES[axes[0]].title.lower()}: "
         + ", ".join(f"{run.name} {percent(v)} %" for run, v in zip(runs, volumes, strict=True)),
         "warnings": _warnings(runs),
         "runs": plain(table),
-        "best": [{"title": AXES[axis].title, "table": plain(_best_table(runs, axis))} for axis in AXES],
-        "charts": {"fronts": {axis: _fronts(runs, axis) for axis in AXES}},
+        "best": [{"title": AXES[axis].title, "table": plain(_best_table(runs, axis))} for axis in axes],
+        "axes": [AXES[axis] for axis in axes],
+        "charts": {"axis": axes[0], "fronts": {axis: _fronts(runs, axis) for axis in axes}},
     }
     data: dict[str, Any] = to_json(view)
     return data

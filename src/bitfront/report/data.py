@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from bitfront.contracts import Metrics
 from bitfront.record import Budget, Record, varying_knobs
-from bitfront.report.searches import Search, read_searches
+from bitfront.report.searches import Search, finite, read_searches
+from bitfront.report.stages import StageResult, read_stages
 from bitfront.run import yaml
 
 if TYPE_CHECKING:
     from bitfront.run import Run
 
-__all__ = ["Curve", "Preview", "ReportData", "from_run", "latency_ms", "score_of", "shown_metrics"]
+__all__ = ["Curve", "Preview", "ReportData", "from_run", "latency_ms", "recipe_of", "score_of", "shown_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class ReportData:
     previews: tuple[Preview, ...] = ()
     searches: tuple[Search, ...] = ()
     """The bit searches of the run."""
+    stages: tuple[StageResult, ...] = ()
+    """What each stage of the exploration tried."""
     health: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,11 @@ class ReportData:
     def names(self) -> dict[str, str]:
         """Every candidate's id -> its name."""
         return {r.id: self.label(r) for r in self.records}
+
+    @property
+    def has_plans(self) -> bool:
+        """Whether bits were searched."""
+        return any(r.candidate.plan for r in self.records)
 
     @property
     def metric(self) -> str:
@@ -120,6 +127,11 @@ def latency_ms(record: Record) -> float | None:
     return None if record.latency is None else float(record.latency.value)
 
 
+def recipe_of(record: Record) -> str:
+    """How a record was quantized; searched plans, each with a name of its own, are one recipe."""
+    return "searched bits" if record.candidate.plan else record.candidate.recipe
+
+
 def shown_metrics(record: Record) -> Metrics | None:
     """The scores to print of a record: of the test part when it was scored there, otherwise of the val part."""
     return record.test or record.val
@@ -150,6 +162,7 @@ def from_run(run: Run) -> ReportData:
         curves=tuple(_curve(training) for training in run.trainings().values()),
         previews=_previews(run.path / "previews"),
         searches=read_searches(run.value("searches")),
+        stages=read_stages(run.value("stages")),
         health=run.health,
         environment=run.environment,
         config=config,
@@ -173,13 +186,9 @@ def _curve(training: Mapping[str, Any]) -> Curve:
     return Curve(
         label=str(training.get("label", "")),
         epochs=tuple(int(row.get("epoch", n)) for n, row in enumerate(rows, 1)),
-        loss=tuple(_number(row.get("loss")) for row in rows),
-        score=tuple(_number(row.get("score")) for row in rows),
+        loss=tuple(finite(row.get("loss")) for row in rows),
+        score=tuple(finite(row.get("score")) for row in rows),
     )
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _previews(folder: Path) -> tuple[Preview, ...]:

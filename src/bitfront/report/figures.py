@@ -23,6 +23,7 @@ __all__ = [
     "MUTED",
     "SERIES",
     "encode",
+    "log_axis",
     "plain_axes",
     "plain_figure",
     "quiet_fonts",
@@ -62,6 +63,16 @@ def plain_axes(ax: Axes) -> None:
     ax.tick_params(colors=MUTED, labelsize=8, length=3, color=GRID)
     ax.grid(axis="y", color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)
+
+
+def log_axis(ax: Axes) -> None:
+    """Make the costs' axis logarithmic, with ticks at 1, 2 and 5 that are written in full."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.minorticks_off()
 
 
 def encode(drawn: Figure, form: str = "png") -> bytes:

@@ -1,5 +1,5 @@
 // --- the Pareto plot
-let axis = "latency";
+let axis = data.axis;
 let selected = data.selected || "";
 const planeHost = document.getElementById("plane");
 const card = document.getElementById("card");
@@ -148,6 +148,39 @@ if (byId("curves")) {
   }));
 });
 
+// --- stages: a colour and a shape each
+const shapes = ["M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M-4.5-4.5h9v9h-9Z", "M0-6L6 0L0 6L-6 0Z", "M0-6L6 5H-6Z", "M0 6L6-5H-6Z", "M-2-6h4v4h4v4h-4v4h-4v-4h-4v-4h4Z"];
+const shape = (n, attributes) => s("path", { class: `shape s${n % 6}`, d: shapes[n % 6], ...attributes });
+const stagesHost = byId("stages-plane");
+chart(stagesHost, () => {
+  const plane = data.stages;
+  return {
+    label: `${plane.metric} against operations`, x: plane.x_range, y: plane.y_range, log: plane.log,
+    xTitle: `MACs, M${plane.log ? " (log)" : ""}`, yTitle: `${plane.metric}, % (val)`,
+    draw(root, x, y, box) {
+      const corners = plane.line.flatMap(([px, py], k) => (k ? [[x(px), y(plane.line[k - 1][1])], [x(px), y(py)]] : [[x(px), y(py)]]));
+      root.append(s("path", { class: "steps", d: path([...corners, [box.right, corners[corners.length - 1][1]]]) }));
+      plane.stages.forEach((stage, n) => {
+        for (const p of stage.points) {
+          const text = `${stage.name}: ${p.y.toFixed(2)} % at ${short(p.x)} M MACs${p.front ? ", on the front so far" : ""}`;
+          const mark = shape(n, { transform: `translate(${x(p.x).toFixed(1)},${y(p.y).toFixed(1)})`, tabindex: "0", role: "img", "aria-label": `${p.label}, ${text}` });
+          const show = () => showTip(stagesHost, p.label, text, x(p.x), y(p.y));
+          mark.addEventListener("mouseenter", show);
+          mark.addEventListener("focus", show);
+          mark.addEventListener("mouseleave", hideTip);
+          mark.addEventListener("blur", hideTip);
+          root.append(mark);
+        }
+      });
+    },
+  };
+});
+if (stagesHost) {
+  const key = (name, mark) => h("li", {}, s("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, mark), cut(name, 60));
+  const front = s("path", { class: "steps", d: "M-7 0H7" });
+  stagesHost.after(h("ul", { class: "legend" }, ...data.stages.stages.map((stage, n) => key(stage.name, shape(n))), key("front", front)));
+}
+
 // --- comparison of runs
 const fronts = byId("fronts-chart");
 const compared = chart(fronts, () => {
@@ -172,7 +205,7 @@ const compared = chart(fronts, () => {
     },
   };
 });
-if (fronts) legend(fronts, data.fronts.latency.runs.map((r) => r.name));
+if (fronts) legend(fronts, data.fronts[axis].runs.map((r) => r.name));
 
 // --- switches, sorting, copying
 for (const input of document.querySelectorAll('input[name="axis"]')) input.addEventListener("change", () => {
@@ -182,8 +215,7 @@ for (const input of document.querySelectorAll('input[name="axis"]')) input.addEv
   compared.redraw();
 });
 for (const key of document.querySelectorAll(".budget-key")) {
-  const plane = data.planes.latency, other = data.planes.size;
-  key.hidden = plane.max_x === null && plane.min_y === null && other.max_x === null;
+  key.hidden = Object.values(data.planes).every((plane) => plane.max_x === null && plane.min_y === null);
 }
 
 for (const table of document.querySelectorAll("table[data-sortable]")) {

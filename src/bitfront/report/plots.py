@@ -10,10 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.contracts import Metrics
+from bitfront.report.axes import available
 from bitfront.report.data import ReportData, shown_metrics
-from bitfront.report.figures import ACCENT, CROSS, DOT, INK, MUTED, SERIES, encode, plain_figure, quiet_fonts, short
+from bitfront.report.figures import (
+    ACCENT,
+    CROSS,
+    DOT,
+    INK,
+    MUTED,
+    SERIES,
+    encode,
+    log_axis,
+    plain_figure,
+    quiet_fonts,
+    short,
+)
 from bitfront.report.pictures import MAX_PANELS
-from bitfront.report.series import AXES, Plane, judge, plane
+from bitfront.report.series import Plane, judge, plane
 from bitfront.report.tables import metric_name
 
 if TYPE_CHECKING:
@@ -29,7 +42,7 @@ def draw(data: ReportData) -> dict[str, bytes]:
     """Return file name -> encoded picture, for those pictures that there is something to draw of."""
     found: dict[str, bytes] = {}
     with quiet_fonts():
-        planes = [plane(data, axis) for axis in AXES]
+        planes = [plane(data, axis) for axis in available(data.records)[:2]]
         if any(p.points for p in planes):
             found["pareto.png"] = _pareto(planes, data.name)
         if data.curves:
@@ -45,7 +58,7 @@ def draw(data: ReportData) -> dict[str, bytes]:
 
 # --- Pareto ----------------------------------------------------------------------------------------------------------
 def _pareto(planes: Sequence[Plane], name: str) -> bytes:
-    figure, axes = plain_figure(11, 4.6, len(planes))
+    figure, axes = plain_figure(5.5 * len(planes), 4.6, len(planes))
     for ax, each in zip(axes, planes, strict=True):
         _draw_plane(ax, each)
     figure.suptitle(short(name, 80), fontsize=10, color=INK, parse_math=False)
@@ -59,12 +72,7 @@ def _pareto(planes: Sequence[Plane], name: str) -> bytes:
 
 def _draw_plane(ax: Axes, p: Plane) -> None:
     if p.log:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(ax)
     ax.set_xlim(*p.x_range)
     ax.set_ylim(*p.y_range)
     ax.set_xlabel(f"{p.axis.title}, {p.axis.unit}", color=MUTED, fontsize=9)

@@ -25,6 +25,8 @@ __all__ = [
     "Width",
     "average_bits",
     "bits_label",
+    "finite",
+    "mappings",
     "plan_labels",
     "read_searches",
     "read_tensors",
@@ -34,6 +36,8 @@ __all__ = [
 
 FLOAT_BITS = 32
 """Bits of a tensor that stays float32."""
+BIASED = "genetic"
+"""The search that draws by odds from scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,22 +257,23 @@ def _biased(t: Tensor, float_score: float, rule: str) -> Tensor:
 # --- reading ---------------------------------------------------------------------------------------------------------
 def read_searches(values: Any) -> tuple[Search, ...]:
     """Read the value ``searches`` of a run; entries that are not searches are left out."""
-    return tuple(_search(v) for v in _mappings(values))
+    return tuple(_search(v) for v in mappings(values))
 
 
 def _search(v: Mapping[str, Any]) -> Search:
-    seed = _number(v.get("seed"))
+    seed = finite(v.get("seed"))
     names = [str(name) for name in _list(v.get("costs"))]
+    tensors, float_score = read_tensors(v.get("tensors"), v.get("genes")), finite(v.get("float_score"))
     return Search(
         architecture=str(v.get("architecture") or ""),
         method=str(v.get("method") or ""),
         seed=None if seed is None else int(seed),
-        float_score=_number(v.get("float_score")),
-        floor=_number(v.get("floor")),
-        n_evaluations=_number(v.get("n_evaluations")),
-        seconds=_number(v.get("seconds")),
+        float_score=float_score,
+        floor=finite(v.get("floor")),
+        n_evaluations=finite(v.get("n_evaluations")),
+        seconds=finite(v.get("seconds")),
         costs=tuple(Cost.of(name) for name in names),
-        tensors=read_tensors(v.get("tensors"), v.get("genes")),
+        tensors=_drawn(tensors, float_score) if v.get("method") == BIASED else tensors,
         points=tuple(_points(v.get("points"), len(names))),
         members=tuple(_members(v.get("front"), len(names))),
     )
@@ -277,54 +282,59 @@ def _search(v: Mapping[str, Any]) -> Search:
 def stats_of(stats: Any, title: str) -> Search:
     """Read statistics of tensors as a search that tried nothing; scores with one tensor quantized give its odds."""
     v = stats if isinstance(stats, Mapping) else {}
-    tensors, float_score = read_tensors(v.get("tensors")), _number(v.get("float_score"))
-    if float_score is not None and not any(w.odds for t in tensors for w in t.widths):
-        tensors = with_odds(tensors, float_score)
-    return Search(title, float_score=float_score, tensors=tensors)
+    tensors, float_score = read_tensors(v.get("tensors")), finite(v.get("float_score"))
+    return Search(title, float_score=float_score, tensors=_drawn(tensors, float_score))
+
+
+def _drawn(tensors: tuple[Tensor, ...], float_score: float | None) -> tuple[Tensor, ...]:
+    """Return tensors with odds: their own, or those that their scores give."""
+    if float_score is None or any(w.odds for t in tensors for w in t.widths):
+        return tensors
+    return with_odds(tensors, float_score)
 
 
 def read_tensors(tensors: Any, genes: Any = ()) -> tuple[Tensor, ...]:
     """Read statistics of tensors, in the order of the genes; genes without statistics have their widths only."""
-    known = {str(v.get("name")): v for v in _mappings(tensors)}
-    searched = {str(v.get("name")): v for v in _mappings(genes)}
+    known = {str(v.get("name")): v for v in mappings(tensors)}
+    searched = {str(v.get("name")): v for v in mappings(genes)}
     return tuple(_tensor(name, known.get(name, {}), searched.get(name, {})) for name in {**searched, **known})
 
 
 def _tensor(name: str, v: Mapping[str, Any], gene: Mapping[str, Any]) -> Tensor:
     widths = {bits: Width(bits) for bits in map(_whole, _list(gene.get("choices"))) if bits is not None}
-    for w in _mappings(v.get("widths")):
+    for w in mappings(v.get("widths")):
         bits = _whole(w.get("bits"))
         if bits is not None:
             widths[bits] = Width(
                 bits,
                 _whole(w.get("int_bits")),
                 _whole(w.get("frac_bits")),
-                _number(w.get("clipped")),
-                _number(w.get("error", w.get("rounding_error"))),
-                *(_number(w.get(key)) for key in ("distortion", "score", "odds")),
+                finite(w.get("clipped")),
+                finite(w.get("error", w.get("rounding_error"))),
+                *(finite(w.get(key)) for key in ("distortion", "score", "odds")),
             )
     return Tensor(
         name=name,
         kind=str(v.get("kind") or gene.get("kind") or ""),
         size=max(0, _whole(v.get("size")) or _whole(gene.get("size")) or 0),
-        low=_number(v.get("low")),
-        high=_number(v.get("high")),
+        low=finite(v.get("low")),
+        high=finite(v.get("high")),
         widths=tuple(widths[bits] for bits in sorted(widths)),
         fixed=_whole(gene.get("fixed")),
     )
 
 
 def _points(values: Any, n_costs: int) -> Iterable[Point]:
-    for v in _mappings(values):
-        score, costs = _number(v.get("score")), _costs(v.get("costs"), n_costs)
+    for v in mappings(values):
+        score, costs = finite(v.get("score")), _costs(v.get("costs"), n_costs)
         if score is not None and costs is not None:
             yield Point(score, costs, v.get("front") is True, str(v.get("label") or ""))
 
 
 def _members(values: Any, n_costs: int) -> Iterable[Member]:
     found = []
-    for v in _mappings(values):
-        score, costs = _number(v.get("score")), _costs(v.get("costs"), n_costs)
+    for v in mappings(values):
+        score, costs = finite(v.get("score")), _costs(v.get("costs"), n_costs)
         bits = v.get("bits")
         if score is None or costs is None or not isinstance(bits, Mapping):
             continue
@@ -335,11 +345,12 @@ def _members(values: Any, n_costs: int) -> Iterable[Member]:
 
 
 def _costs(values: Any, n: int) -> tuple[float, ...] | None:
-    found = [c for c in map(_number, _list(values)) if c is not None]
+    found = [c for c in map(finite, _list(values)) if c is not None]
     return tuple(found) if len(found) == n else None
 
 
-def _mappings(values: Any) -> list[Mapping[str, Any]]:
+def mappings(values: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings of a list; nothing of what is no list."""
     return [v for v in _list(values) if isinstance(v, Mapping)]
 
 
@@ -347,11 +358,12 @@ def _list(values: Any) -> Sequence[Any]:
     return values if isinstance(values, (list, tuple)) else ()
 
 
-def _number(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
+    """Return a number that is one; ``None`` of anything else."""
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
 
 
 def _whole(value: Any) -> int | None:
-    number = _number(value)
+    number = finite(value)
     return None if number is None or number != int(number) else int(number)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitfront.record import Budget, Record, content_id
-from bitfront.report.data import ReportData, latency_ms, score_of
+from bitfront.record import Record, content_id
+from bitfront.report.axes import AXES, Axis, available, cost, limit
+from bitfront.report.data import ReportData, latency_ms, recipe_of, score_of
 from bitfront.search import front
 
 __all__ = [
-    "AXES",
-    "Axis",
     "Check",
     "Gain",
     "Histogram",
@@ -23,7 +22,6 @@ __all__ = [
     "Point",
     "Verdict",
     "checks",
-    "cost",
     "gains",
     "histogram",
     "hypervolume",
@@ -36,21 +34,6 @@ __all__ = [
     "x_range",
     "y_range",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A cost to plot the score against."""
-
-    name: str
-    unit: str
-    title: str
-
-
-AXES = {
-    "latency": Axis("latency", "ms", "Latency"),
-    "size": Axis("size", "kB", "File size"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +70,6 @@ class Plane:
     """The budget's lowest score, in per cent."""
 
 
-def cost(record: Record, axis: str) -> float | None:
-    """A record's place on an axis: ms or kB (1000 bytes); ``None`` when not measured."""
-    if axis == "latency":
-        return latency_ms(record)
-    return None if record.artifact is None else record.artifact.size_bytes / 1000
-
-
 def score_floor(data: ReportData) -> float | None:
     """The lowest score that the budget allows, in [0, 1]; ``None`` when it allows any."""
     floors = [data.budget.min_score] if data.budget.min_score is not None else []
@@ -125,9 +101,9 @@ def plane(data: ReportData, axis: str) -> Plane:
             )
     points.sort(key=lambda p: (p.x, p.y, p.id))
     floor = score_floor(data)
-    limit = _limit(data.budget, axis)
+    max_x = limit(data.budget, axis)
     core = [p for p in points if p.status != "dropped" or p.baseline] or points
-    x_limits, log = x_range([p.x for p in core], limit)
+    x_limits, log = x_range([p.x for p in core], max_x)
     return Plane(
         axis=AXES[axis],
         metric=data.metric,
@@ -136,7 +112,7 @@ def plane(data: ReportData, axis: str) -> Plane:
         x_range=x_limits,
         y_range=y_range([p.y for p in core], None if floor is None else 100 * floor),
         log=log,
-        max_x=limit,
+        max_x=max_x,
         min_y=None if floor is None else 100 * floor,
     )
 
@@ -157,13 +133,16 @@ def hypervolume(points: Iterable[tuple[float, float]], max_x: float) -> float:
 
 
 def progress(data: ReportData) -> tuple[tuple[int, float], ...]:
-    """Hypervolume of score against latency after each evaluation: ``(n evaluations, share in [0, 1])``.
+    """Hypervolume of score against the first cost that was measured: ``(n evaluations, share in [0, 1])`` after each.
 
-    The reference corner is score 0 at the largest latency measured in the run. Dropped and failed candidates count as
-    evaluations and add nothing.
+    The reference corner is score 0 at the largest cost in the run. Dropped and failed candidates count as evaluations
+    and add nothing; where no cost was measured there is no hypervolume.
     """
+    axes = available(data.records)
+    if not axes:
+        return ()
     records = sorted(data.records, key=lambda r: (r.sequence, r.id))
-    usable = {r.id: (x, y) for r in records if (x := latency_ms(r)) is not None and (y := score_of(r)) is not None}
+    usable = {r.id: (x, y) for r in records if (x := cost(r, axes[0])) is not None and (y := score_of(r)) is not None}
     max_x = max((x for x, _ in usable.values()), default=0.0)
     seen: list[tuple[float, float]] = []
     steps = []
@@ -247,11 +226,11 @@ def gains(data: ReportData) -> tuple[Gain, ...]:
     """Compare the latency of every recipe with float32 at the same knobs."""
     floats = {_knobs(r): r for r in data.records if r.candidate.recipe == "float32" and latency_ms(r)}
     found = []
-    for recipe in dict.fromkeys(r.candidate.recipe for r in data.records if r.candidate.recipe != "float32"):
+    for recipe in dict.fromkeys(recipe_of(r) for r in data.records if r.candidate.recipe != "float32"):
         pairs = [
             (r, r.latency.ratio if r.latency and r.latency.ratio is not None else ms / base)
             for r in data.records
-            if r.candidate.recipe == recipe
+            if recipe_of(r) == recipe
             and (ms := latency_ms(r)) is not None
             and (twin := floats.get(_knobs(r))) is not None
             and (base := latency_ms(twin))
@@ -337,12 +316,6 @@ def judge(data: ReportData) -> Verdict:
 
 def _at_most(name: str, value: float | None, limit: float) -> Check:
     return Check(name, value, float(limit), value is not None and value <= limit)
-
-
-def _limit(budget: Budget, axis: str) -> float | None:
-    if axis == "latency":
-        return budget.max_latency_ms
-    return None if budget.max_size_bytes is None else budget.max_size_bytes / 1000
 
 
 def x_range(values: Sequence[float], limit: float | None) -> tuple[tuple[float, float], bool]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitfront.contracts import Metrics
 from bitfront.errors import one_line
 from bitfront.record import Measurement, Record
-from bitfront.report.data import ReportData, latency_ms, score_of, shown_metrics
+from bitfront.report.data import ReportData, latency_ms, recipe_of, score_of, shown_metrics
 from bitfront.report.series import reasons
 
 if TYPE_CHECKING:
@@ -73,6 +73,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     ids: tuple[str, ...] = ()
+
+    def filled(self) -> Table:
+        """Return the table without columns of numbers in which no row has one; without rows, all of them."""
+        kept = [
+            n
+            for n, column in enumerate(self.columns)
+            if not self.rows or not column.numeric or any(row[n].value is not None for row in self.rows)
+        ]
+        rows = tuple(tuple(row[n] for n in kept) for row in self.rows)
+        return Table(tuple(self.columns[n] for n in kept), rows, self.ids)
 
 
 def plain(table: Table) -> dict[str, Any]:
@@ -185,12 +195,13 @@ def front(data: ReportData) -> Table:
         *([Column(f"val {metric}, %", numeric=True)] if has_test else []),
         Column("latency, ms", numeric=True),
         Column("time to float", numeric=True),
+        Column("flash, kB", numeric=True),
         Column("size, kB", numeric=True),
         Column("RAM, kB", numeric=True),
         Column("Verified"),
     ]
     rows = [_front_row(data, n, r, base, has_test) for n, r in enumerate(members, 1)]
-    return Table(tuple(columns), tuple(rows), tuple(r.id for r in members))
+    return Table(tuple(columns), tuple(rows), tuple(r.id for r in members)).filled()
 
 
 def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_test: bool) -> tuple[Cell, ...]:
@@ -205,10 +216,16 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
         *([Cell(percent(score_of(r)), score_of(r))] if has_test else []),
         Cell(milliseconds(latency_ms(r)), latency_ms(r), note=f"p90 {milliseconds(p90)}" if p90 is not None else ""),
         _ratio_cell(r),
+        _flash_cell(data, r),
         Cell(kilobytes(_bytes(r)), _bytes(r)),
         Cell(kilobytes(r.ram_bytes), r.ram_bytes),
         verified(r),
     )
+
+
+def _flash_cell(data: ReportData, r: Record) -> Cell:
+    """Empty in runs without plans: there the file says it."""
+    return Cell(kilobytes(r.flash_bytes), r.flash_bytes) if data.has_plans else Cell(NONE)
 
 
 def _ratio_cell(r: Record) -> Cell:
@@ -246,6 +263,7 @@ def candidates(data: ReportData, limit: int | None = None) -> Table:
         Column("score, %", numeric=True),
         Column("p50, ms", numeric=True),
         Column("time to float", numeric=True),
+        Column("flash, kB", numeric=True),
         Column("size, kB", numeric=True),
         Column("Reason"),
     )
@@ -257,12 +275,13 @@ def candidates(data: ReportData, limit: int | None = None) -> Table:
             Cell(percent(score_of(r)), score_of(r)),
             Cell(milliseconds(latency_ms(r)), latency_ms(r)),
             _ratio_cell(r),
+            _flash_cell(data, r),
             Cell(kilobytes(_bytes(r)), _bytes(r)),
             Cell(r.reason[:300]),
         )
         for r in chosen
     ]
-    return Table(columns, tuple(rows), tuple(r.id for r in chosen))
+    return Table(columns, tuple(rows), tuple(r.id for r in chosen)).filled()
 
 
 def classes(data: ReportData, limit: int = 8) -> Table | None:
@@ -320,8 +339,8 @@ def recipes(data: ReportData) -> Table:
         Column("median time to float", numeric=True),
     )
     rows = []
-    for name in dict.fromkeys(r.candidate.recipe for r in data.records):
-        own = [r for r in data.records if r.candidate.recipe == name]
+    for name in dict.fromkeys(map(recipe_of, data.records)):
+        own = [r for r in data.records if recipe_of(r) == name]
         best = max((s for r in own if (s := score_of(r)) is not None), default=None)
         middle = _median(r.latency.ratio for r in own if r.latency is not None and r.latency.ratio is not None)
         tally = [sum(r.status == status for r in own) for status in ("front", "dropped", "failed")]
@@ -334,7 +353,7 @@ def recipes(data: ReportData) -> Table:
                 Cell(NONE if middle is None else f"{middle:.2f}×", middle),
             )
         )
-    return Table(columns, tuple(rows))
+    return Table(columns, tuple(rows)).filled()
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from bitfront.contracts import Metrics
 from bitfront.record import Agreement, Record, to_json
 from bitfront.report import tables
+from bitfront.report.axes import AXES, available
 from bitfront.report.candidate_view import card_view, commands
 from bitfront.report.data import ReportData, latency_ms, shown_metrics
 from bitfront.report.health import health_view
@@ -17,7 +18,6 @@ from bitfront.report.outline import outline
 from bitfront.report.pictures import preview_views
 from bitfront.report.search_view import MAX_SEARCHES, search_charts, search_views
 from bitfront.report.series import (
-    AXES,
     Check,
     Gain,
     Verdict,
@@ -27,6 +27,7 @@ from bitfront.report.series import (
     plane,
     progress,
 )
+from bitfront.report.stage_view import stage_chart, stage_views
 
 __all__ = ["MAX_CANDIDATES", "page_view", "visible"]
 
@@ -44,6 +45,7 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "name": data.name,
         "summary": _summary(data),
         "verdict": _verdict(data, verdict),
+        "axes": [AXES[axis] for axis in available(data.records)],
         "front": {**tables.plain(front), "commands": [next((c for _, c in commands(data, r)), "") for r in data.front]},
         "all": tables.plain(tables.candidates(data, MAX_CANDIDATES)),
         "n_left_out": max(0, len(data.records) - MAX_CANDIDATES),
@@ -51,6 +53,7 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "definitions": _definitions(data),
         "previews": preview_views(data.previews),
         "recipes": tables.plain(tables.recipes(data)),
+        "stages": stage_views(data.stages, data.metric),
         "searches": search_views(data.searches, data.names, data.metric),
         "n_searches_left_out": max(0, len(data.searches) - MAX_SEARCHES),
         "gains": [_gain(g) for g in gains(data)],
@@ -116,13 +119,15 @@ def _verdict(data: ReportData, verdict: Verdict) -> dict[str, Any]:
         "headline": _headline(record, base),
         "sentence": f"{role}: {data.label(record)}{pick}",
         "limits": [_limit(c) for c in verdict.checks],
-        "tiles": _tiles(record, base if base is not record else None),
+        "tiles": _tiles(record, base if base is not record else None, has_plans=data.has_plans),
     }
 
 
 def _headline(record: Record, base: Record | None) -> str:
     if base is None or base is record:
-        return f"{tables.percent(_value(shown_metrics(record)))} % at {tables.milliseconds(latency_ms(record))} ms"
+        ms, file = latency_ms(record), record.artifact
+        cost = f"{tables.milliseconds(ms)} ms" if ms is not None else tables.size(file.size_bytes if file else None)
+        return f"{tables.percent(_value(shown_metrics(record)))} % at {cost}"
     said = [_faster(record, base), _smaller(record, base), _closer(record, base)]
     return ", ".join(s for s in said if s) or record.candidate.label
 
@@ -189,7 +194,8 @@ def _limit(check: Check) -> dict[str, Any]:
     return {"name": name, "text": text, "met": check.met, "missed": missed}
 
 
-def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
+def _tiles(record: Record, base: Record | None, *, has_plans: bool) -> list[dict[str, str]]:
+    """Return what is known of a record, each number with its unit and that of ``base``."""
     value, before, part = _pair(record, base)
     metrics = record.test if part == "test" else record.val
     metric = tables.metric_name(metrics.score if metrics is not None else "score")
@@ -198,7 +204,7 @@ def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
     latency, agreement = record.latency, record.agreement
     where = f"{latency.device}, {latency.threads} thread{'s' * (latency.threads > 1)}" if latency else ""
     p90 = f"p90 {tables.milliseconds(latency.p90)} ms" if latency and latency.p90 is not None else ""
-    return [
+    tiles = [
         {
             "name": f"{metric}, {part}",
             "value": f"{tables.percent(value)} %",
@@ -210,6 +216,12 @@ def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
             "value": f"{tables.milliseconds(latency_ms(record))} ms",
             "before": f"{tables.milliseconds(latency_ms(base))} ms" if base and base.latency else "",
             "detail": _join(p90, where),
+        },
+        {
+            "name": "Flash",
+            "value": tables.size(record.flash_bytes if has_plans else None),
+            "before": tables.size(base.flash_bytes) if base and base.flash_bytes else "",
+            "detail": "weights, biases and tables, packed at the bits of the plan",
         },
         {
             "name": "File size",
@@ -225,6 +237,7 @@ def _tiles(record: Record, base: Record | None) -> list[dict[str, str]]:
         },
         {"name": "Verified", "before": "", **_verified(agreement)},
     ]
+    return [tile for tile in tiles if not tile["value"].startswith(tables.NONE)]
 
 
 def _verified(agreement: Agreement | None) -> dict[str, str]:
@@ -248,14 +261,17 @@ def _join(*texts: str) -> str:
 
 def _charts(data: ReportData, verdict: Verdict) -> dict[str, Any]:
     kept = set(tables.candidates(data, MAX_CANDIDATES).ids)
-    planes = {axis: asdict(plane(data, axis)) for axis in AXES}
+    axes = available(data.records)
+    planes = {axis: asdict(plane(data, axis)) for axis in axes}
     for each in planes.values():
         each["metric"] = tables.metric_name(each["metric"])
         each["points"] = [p for p in each["points"] if p["id"] in kept]
     chosen = "" if verdict.record is None else verdict.record.id
     timed = [r for r in data.records if r.id in (data.baseline, chosen)]
     return {
+        "axis": axes[0] if axes else "",
         "planes": planes,
+        "stages": stage_chart(data.stages, data.metric),
         "searches": search_charts(data.searches, data.metric),
         "cards": {r.id: card_view(data, r) for r in data.records if r.id in kept},
         "selected": chosen,

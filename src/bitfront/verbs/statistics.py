@@ -28,7 +28,7 @@ from bitfront.verbs.scoring import few_or_all
 
 __all__ = ["Statistics", "TensorStats", "Width", "stats"]
 
-SUFFIXES = (".csv", ".json")
+SUFFIXES = (".csv", ".json", ".html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def stats(
         model: catalogue name, checkpoint, ``.onnx`` file or ``package.module:factory``.
         data: catalogue name, folder or data YAML; activations are read from its train part, the score is of its
             val part.
-        out: ``.csv`` or ``.json`` file to write.
+        out: ``.csv``, ``.json`` or ``.html`` file to write; pictures and tables of a page stand beside it.
         weight_bits: widths of weights and biases, 2 to 16.
         activation_bits: widths of activations; none leaves them out.
         rule: how integer bits are chosen, ``max`` (the thesis's) or ``mse``.
@@ -174,11 +174,20 @@ def stats(
             tuple(weight_bits), tuple(activation_bits), tuple(weight_bits), rule, equalized=False, bias_correction=False
         )
         found = _with_scores(found, opened, graph, ranges, options, score=score, limit=limit, cache=cache, say=say)
-    if place is not None and place.suffix == ".csv":
-        atomic_write(place, found.csv().encode())
-    elif place is not None:
-        atomic_json(place, found)
+    if place is not None:
+        _write(found, place, f"{Path(model).name} on {Path(data).name}")
     return found
+
+
+def _write(found: Statistics, place: Path, title: str) -> None:
+    if place.suffix == ".csv":
+        atomic_write(place, found.csv().encode())
+    elif place.suffix == ".html":
+        from bitfront.report import write_stats
+
+        write_stats(found.to_json(), place, title)
+    else:
+        atomic_json(place, found)
 
 
 def _checked(out: Path | str | None, rule: str, widths: Sequence[int]) -> Path | None:
@@ -190,7 +199,10 @@ def _checked(out: Path | str | None, rule: str, widths: Sequence[int]) -> Path |
     if out is None:
         return None
     if Path(out).suffix not in SUFFIXES:
-        raise UsageError(f"--out: '{out}' does not end in {' or '.join(SUFFIXES)}", hint="for example --out stats.csv")
+        raise UsageError(
+            f"--out: '{out}' does not end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",
+            hint="for example --out stats.csv",
+        )
     return Path(out)
 
 
