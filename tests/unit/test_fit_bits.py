@@ -150,6 +150,17 @@ def test_an_interrupted_search_goes_on(
     assert [m.id for m in run.front] == [m.id for m in searched.front]
 
 
+def test_the_front_is_screened_on_images_that_the_search_did_not_see() -> None:
+    from bitfront.fitting.searching import _split
+
+    large, small, train = (Conveyor(size=(8, 8), n_train=n, n_val=4, n_test=4).part("train") for n in (40, 31, 12))
+    seen, unseen = _split({"val": large, "train": train})
+    assert (len(seen), len(unseen)) == (30, 10)
+    assert {s.id for s in seen}.isdisjoint(s.id for s in unseen)
+    assert _split({"val": small, "train": train}) == (small, train)
+    assert _split({"val": small}) == (small, ())
+
+
 def test_shifts_per_channel_are_counted_as_they_were_searched(
     data: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,10 +22,11 @@ from bitfront.quant.formats import Qmn
 from bitfront.quant.menu import Menu, MenuOptions, build_menu
 from bitfront.quant.plan import Plan
 from bitfront.record import Record, content_id
+from bitfront.scan import without
 from bitfront.search.evaluations import Cost, Evaluations, Limit, Member, Progress, Row
 from bitfront.search.front import ranks
 from bitfront.search.journal import Journal
-from bitfront.search.methods import METHODS, Result, search
+from bitfront.search.methods import METHODS, TOLERANCE, Result, search
 from bitfront.search.networks import NetworkEvaluator, bits_of, space_of
 from bitfront.search.sensitivity import spread
 from bitfront.search.space import FLOAT, Genome, Space
@@ -54,6 +55,10 @@ OF_ACTIVATIONS = {"ram", "npu"}
 DEFAULT_EVALUATIONS = 200.0
 """Of methods that have no end of their own, or a late one."""
 MAX_IMAGES, N_HELD_OUT = 128, 40
+MIN_SPLIT, HELD_OUT_EVERY = 32, 4
+"""Images of val from which every so many-th is held out of the search."""
+NOISE = 0.03
+"""Error of a loss of score on one image; it falls with the root of their number. Assumed."""
 DROP = 0.01
 """Loss of score around which a search polishes when no floor is given."""
 
@@ -168,7 +173,8 @@ def search_network(
         raise UsageError("there is nothing to search: every tensor has one width", hint="give several --weight-bits")
     if bits.method in THESIS_METHODS:
         space = space.cut()
-    evaluator = _evaluator(network, menu, space, shop.parts["val"], MAX_IMAGES)
+    seen, unseen = _split(shop.parts)
+    evaluator = _evaluator(network, menu, space, seen, MAX_IMAGES)
     costs = tuple(_cost(name, menu, space) for name in bits.costs)
     limits = [s for s in (bits.time_s, time_s) if s is not None]
     limit = Limit(usual_evaluations(bits), min(limits, default=None))
@@ -193,7 +199,8 @@ def search_network(
             evaluations,
             shop.seed_of("search", network.architecture.knobs),
             floor=least,
-            held_out=_held_out(network, menu, space),
+            held_out=_held_out(network, menu, space, unseen),
+            tolerance=max(TOLERANCE, NOISE / math.sqrt(max(1, min(len(unseen), N_HELD_OUT)))),
         )
     members = evaluations.members
     return Searched(network, menu, space, result, evaluations.rows, members, bits.costs, bits.method, least)
@@ -214,9 +221,22 @@ def _label_id(sample: Sample) -> str:
     return content_id(sample.id, sample.mask, sample.boxes, sample.labels, sample.label)
 
 
-def _held_out(network: Network, menu: Menu, space: Space) -> Callable[[Sequence[Genome]], Sequence[float]] | None:
-    """Return scores on images of train that the search never sees; ``None`` without any."""
-    part = network.shop.parts.get("train", ())
+def _split(parts: Mapping[str, Part]) -> tuple[Part, Part]:
+    """Return what the search scores on, and what its front is screened on: a quarter of val, or train if val is small.
+
+    Losses on images that the network was trained on are not those on others, so train is the second choice.
+    """
+    val = parts["val"]
+    if len(val) < MIN_SPLIT:
+        return val, parts.get("train", ())
+    kept = [i for i in range(len(val)) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    return without(val, range(HELD_OUT_EVERY - 1, len(val), HELD_OUT_EVERY)), without(val, kept)
+
+
+def _held_out(
+    network: Network, menu: Menu, space: Space, part: Part
+) -> Callable[[Sequence[Genome]], Sequence[float]] | None:
+    """Return scores on images that the search never sees; ``None`` without any."""
     if not len(part):
         return None
 

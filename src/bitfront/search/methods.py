@@ -14,7 +14,7 @@ from bitfront.search.optuna_samplers import nsga2, tpe
 from bitfront.search.space import Genome
 from bitfront.search.surrogate import SurrogateOptions, surrogate
 
-__all__ = ["METHODS", "Dropped", "Method", "Result", "screen", "search"]
+__all__ = ["METHODS", "TOLERANCE", "Dropped", "Method", "Result", "screen", "search"]
 
 TOLERANCE = 0.005
 """Score that a member of the front may lose on held-out data more than it lost on the data of the search."""
@@ -77,9 +77,18 @@ class Result:
 
 
 def search(
-    method: str, evaluations: Evaluations, seed: int, *, floor: float | None = None, held_out: HeldOut | None = None
+    method: str,
+    evaluations: Evaluations,
+    seed: int,
+    *,
+    floor: float | None = None,
+    held_out: HeldOut | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Result:
-    """Run a search to its end or limit and return its front. Raises UsageError for unknown methods."""
+    """Run a search to its end or limit and return its front, screened on held-out data with this ``tolerance``.
+
+    Raises UsageError for unknown methods.
+    """
     if method not in METHODS:
         raise unknown_name("search method", method, METHODS)
     METHODS[method].run(evaluations, seed, floor)
@@ -88,7 +97,7 @@ def search(
     front: tuple[Member, ...] = evaluations.front()
     dropped: tuple[Dropped, ...] = ()
     if held_out is not None and front:
-        front, dropped = screen(front, float_score, held_out, evaluations.space.float32)
+        front, dropped = screen(front, float_score, held_out, evaluations.space.float32, tolerance)
     return Result(front, dropped, float_score, evaluations.n_evaluations, evaluations.elapsed_s)
 
 
