@@ -1,6 +1,6 @@
 """All weights at few bits, without training: what the choice of ranges, equalization and rounding make of it.
 
-    python benchmarks/range_choice.py --data ../shared/data/packages --work /tmp/range_choice NET...
+    python benchmarks/range_choice.py --data ../shared/data/packages --work runs/range_choice NET...
 
 NET is an ONNX file or a checkpoint. Weights have one power-of-two format per tensor (``per_channel``: a shift for every
 output channel), biases 16 bits, activations are float32. Foreground IoU of images of the part ``val`` at their own
