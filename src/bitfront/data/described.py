@@ -45,8 +45,8 @@ from bitfront.safeyaml import Document, read
 __all__ = ["Described"]
 
 KEYS = (
-    "path", *PARTS, "names", "nc", "masks_dir", "labels_dir", "label_mapping", "ignore_label", "background", "mean", "std", "resize",
-    "download",
+    "path", *PARTS, "names", "nc", "masks_dir", "labels_dir", "label_mapping", "ignore_label", "background",
+    "mean", "std", "resize", "download",
 )  # fmt: skip
 FILES = ("data.yaml", "data.yml", "dataset.yaml")
 
