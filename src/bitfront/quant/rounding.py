@@ -4,7 +4,7 @@ Rounding every weight to the nearest code is the best for the weight, not for th
 inputs go together can cancel. For a layer ``y = W x + b`` with inputs of covariance ``C`` the squared change of ``y``
 is ``tr((Q - W) C (Q - W)^T)``. Codes are fixed one input after the other, and the weights that are not fixed yet make
 up for the error so far: Frantar et al. 2023, "GPTQ", section 3, after Hassibi et al. 1993, "Optimal Brain Surgeon".
-(Nagel et al. 2020, "Up or down?", minimize the same by gradient descent: minutes where this takes seconds.)
+(Nagel et al. 2020, "Up or down?", minimize the same by gradient descent, thousands of steps a layer.)
 
 :func:`round_weights` walks through the network and gives every layer the inputs ``x~`` that it gets from the rounded
 layers before it, with the answers of the float network as the target: the least-squares weight is ``W D C~^-1`` with
