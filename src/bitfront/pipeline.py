@@ -55,6 +55,8 @@ DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
 """What is explored when neither model nor data are named: a few minutes on two cores."""
 OBJECTIVE_OF = {"flash": "flash", "ram": "ram"}
 """Cost of a bit search -> the objective by which its files are judged."""
+CANDIDATE = re.compile("[0-9a-f]{4,}")
+"""A candidate's id, or its first letters."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
@@ -121,7 +123,8 @@ def fit(
         retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
         limit: use at most so many images of each part.
         track: trackers by name that get parameters, curves and the front, below ``runs/tracking``.
-        pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest`` or ``best_score``.
+        pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest``, ``best``, or a
+            candidate's id (its first letters).
         bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
         name: name of the run (default: model and data).
         runs: folder of the runs.
@@ -221,13 +224,17 @@ def plan_search(model: str, data: str, *, bits: BitSearch, **opening: Any) -> di
     }
 
 
-def resume(path: Path | str, progress: Report | None = None) -> Run:
-    """Go on with a run: finished work is read back, only unfinished work is done. Raises as :func:`fit`."""
+def resume(path: Path | str, progress: Report | None = None, pick: str = "") -> Run:
+    """Go on with a run: finished work is read back, only unfinished work is done. Raises as :func:`fit`.
+
+    ``pick`` says anew which member is recommended.
+    """
     run = Run.open(path)
     stored = run.value("config")
     if stored is None:
         raise UsageError(f"{run.path} was stopped before it began", hint="start it again with `bitfront fit`")
-    return _work(run.path, _open(from_json(Config, stored)), "", progress)
+    config = from_json(Config, stored)
+    return _work(run.path, _open(replace(config, pick=pick or config.pick)), "", progress)
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -279,7 +286,7 @@ def _open(config: Config) -> Request:
         ("--retrain", config.retrain, RETRAIN),
         ("--pick", config.pick, PICKS),
     ):
-        if value not in known:
+        if value not in known and not (known is PICKS and CANDIDATE.fullmatch(value)):
             raise unknown_name(what, value, known)
     if not config.objectives:
         raise UsageError("a front needs an objective", hint="for example score, latency and size")
@@ -372,6 +379,7 @@ def _stages(folder: Path, request: Request, command: str, progress: Report | Non
         try:
             work = Work(db, request, progress, tracked)
             work.run()
+            db.put("config", request.config)
         except KeyboardInterrupt:
             db.event("interrupted", "stopped by the user; the state is saved")
             raise Interrupted(

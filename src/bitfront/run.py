@@ -42,6 +42,8 @@ class FrontMember:
     path: Path
     """The folder."""
     record: Record
+    cluster: str = ""
+    """``fast``, ``balanced`` or ``accurate``: where on the front it lies."""
 
     @property
     def id(self) -> str:
@@ -156,8 +158,11 @@ class Run:
     def front(self) -> list[FrontMember]:
         """The front, the recommended member first."""
         records = {record.id: record for record in self.records()}
-        entries = self.value("front", [])
-        return [FrontMember(e["name"], self.path / "front" / e["name"], records[e["id"]]) for e in entries]
+        clusters = self.verdict.get("clusters", {})
+        return [
+            FrontMember(e["name"], self.path / "front" / e["name"], records[e["id"]], clusters.get(e["id"], ""))
+            for e in self.value("front", [])
+        ]
 
     def trainings(self) -> dict[str, dict[str, Any]]:
         """Return every training by its id: ``label``, ``curve``, ``seconds``, ``stopped``."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,18 @@ from bitfront.objectives.latency import Latency
 from bitfront.objectives.score import Score
 from bitfront.objectives.size import Size
 from bitfront.record import Artifact, Budget, Candidate, Measurement, Record
-from bitfront.search.front import costs, dominates, feasible, front, hypervolume, knee, nearest_miss, ranks, violations
+from bitfront.search.front import (
+    clusters,
+    costs,
+    dominates,
+    feasible,
+    front,
+    hypervolume,
+    knee,
+    nearest_miss,
+    ranks,
+    violations,
+)
 
 OBJECTIVES = (Score(), Size(), Latency())
 
@@ -185,3 +197,28 @@ def test_nearest_miss_is_the_smallest_excess() -> None:
     assert nearest_miss([], budget) is None
     assert nearest_miss([record("ok")], budget) is None
     assert feasible([far, record("ok"), near], budget) == (record("ok"),)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers(1, 4))
+def test_clusters_have_the_least_squared_deviations_of_all_cuts(numbers: list[int], n: int) -> None:
+    def deviations(groups: list[list[int]]) -> float:
+        return sum(float(((np.array(g) - np.mean(g)) ** 2).sum()) for g in groups if g)
+
+    found = clusters(numbers, n)
+    values = sorted(set(numbers))
+    cuts = itertools.combinations(range(1, len(values)), min(n, len(values)) - 1)
+    best = min(
+        deviations(
+            [
+                [v for v in numbers if a <= v < b]
+                for a, b in itertools.pairwise([values[0], *(values[c] for c in cut), 99])
+            ]
+        )
+        for cut in cuts
+    )
+    members = [[v for v, g in zip(numbers, found, strict=True) if g == group] for group in range(max(found) + 1)]
+    assert len(members) == min(n, len(values))
+    assert all(members)
+    assert [v for group in members for v in sorted(group)] == sorted(numbers)
+    assert deviations(members) == pytest.approx(best)

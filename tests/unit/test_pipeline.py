@@ -20,7 +20,7 @@ from bitfront.data.conveyor import Conveyor
 from bitfront.errors import DataError, Interrupted, SpaceError, UsageError
 from bitfront.fitting import candidates, stages, training
 from bitfront.fitting.config import Config
-from bitfront.fitting.delivery import baseline, choose_front, drop, pick_names, with_latency
+from bitfront.fitting.delivery import baseline, choose_front, cluster_names, drop, pick_names, with_latency
 from bitfront.fitting.forecast import Forecast, fitted
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import nearest, schedule, train_options, usual_epochs
@@ -600,7 +600,7 @@ def test_dropped_and_failed_records_are_never_on_the_front() -> None:
 def test_members_are_named_after_what_they_are_best_at() -> None:
     facts = ((0.8, 2, 20, 1), (0.9, 4, 40, 2), (0.7, 1, 10, 0.5), (0.75, 1.5, 15, 0.7))
     a, b, c, d = (made(score=s, ms=m, size=z, ratio=1.0, width=w) for s, m, z, w in facts)
-    names = ["01_knee", "02_best_score", "03_fastest", "04_32x32_width0.7_float32"]
+    names = ["01_knee", "02_best", "03_fastest", "04_32x32_width0.7_float32"]
     assert pick_names([a, b, c, d], True) == names
     assert pick_names([b], False) == ["01_nearest_miss"]
     assert pick_names([], True) == []
@@ -610,7 +610,7 @@ def test_what_is_recommended_can_be_picked() -> None:
     facts = ((0.8, 2, 20, 1), (0.9, 4, 40, 2), (0.7, 1, 12, 0.5), (0.75, 1.5, 10, 0.7))
     records = [made(score=s, ms=m, size=z, ratio=1.0, width=w) for s, m, z, w in facts]
     objectives = (Score(), Latency(), Size())
-    for pick, index in (("best_score", 1), ("fastest", 2), ("smallest", 3)):
+    for pick, index in (("best", 1), ("fastest", 2), ("smallest", 3)):
         members, verdict = choose_front(records, objectives, Budget(), pick)
         assert verdict["chosen"] == members[0].id == records[index].id
         assert pick_names(members, True, pick)[0] == f"01_{pick}"
@@ -618,6 +618,26 @@ def test_what_is_recommended_can_be_picked() -> None:
     assert verdict["chosen"] == records[0].id  # of those that meet the budget
     with pytest.raises(UsageError, match="unknown --pick 'cheapest'"):
         pipeline._open(Config(pick="cheapest"))
+
+
+def test_a_member_can_be_picked_by_its_id() -> None:
+    facts = ((0.8, 2, 20, 1), (0.9, 4, 40, 2), (0.7, 1, 10, 0.5))
+    records = [made(score=s, ms=m, size=z, ratio=1.0, width=w) for s, m, z, w in facts]
+    members, verdict = choose_front(records, AXES, Budget(min_score=0.99), records[2].id[:6])
+    assert members[0] is records[2]
+    assert (verdict["chosen"], verdict["met"]) == (records[2].id, False)
+    assert pick_names(members, False, records[2].id[:6])[0] == "01_picked"
+    with pytest.raises(UsageError, match="--pick 0123 is none of the members"):
+        choose_front(records, AXES, Budget(), "0123")
+
+
+def test_the_front_falls_into_a_fast_a_balanced_and_an_accurate_part() -> None:
+    facts = ((0.95, 9.0, 90), (0.94, 8.0, 80), (0.9, 3.0, 30), (0.89, 2.8, 28), (0.5, 1.0, 10))
+    records = [made(score=s, ms=m, size=z, ratio=1.0, width=m) for s, m, z in facts]
+    assert cluster_names(records, AXES) == ["accurate", "accurate", "balanced", "balanced", "fast"]
+    assert cluster_names([records[0], records[4]], AXES) == ["accurate", "fast"]
+    assert cluster_names(records[:1], AXES) == cluster_names(records[:1], [Latency()]) == ["balanced"]
+    assert choose_front(records, AXES, Budget())[1]["clusters"][records[4].id] == "fast"
 
 
 def test_fit_alone_explores_what_takes_minutes() -> None:

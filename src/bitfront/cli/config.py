@@ -57,7 +57,7 @@ class Config(BaseModel):
     time: Quantity | None = Field(None, description="wall time of the whole run")
     recipe: str | list[str] | None = Field(None, description="quantization recipe, or several for `fit`")
     effort: str | None = Field(None, description="how much `fit` explores: entry, intermediate or expert")
-    pick: str | None = Field(None, description="which member `fit` recommends: knee, fastest, smallest or best_score")
+    pick: str | None = Field(None, description="which member `fit` recommends: knee, fastest, smallest, best or an id")
     stages: list[str] | None = Field(None, description="what `fit` varies, in order")
     objectives: list[str] | None = Field(None, description="axes of the front")
     retrain: str | None = Field(None, description="auto, always or never, for models that have weights")

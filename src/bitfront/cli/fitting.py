@@ -62,6 +62,7 @@ def front_data(member: FrontMember) -> dict[str, Any]:
     return {
         "id": member.id,
         "name": member.name,
+        "cluster": member.cluster,
         "label": record.candidate.label,
         "score": member.score,
         "test_score": record.test.value if record.test else None,
@@ -91,6 +92,7 @@ def _front_row(member: FrontMember, shown: Collection[str], searched: bool) -> d
     ratio, latency, flash = data["ratio"], member.latency_ms, record.flash_bytes
     return {
         "front": member.name,
+        "cluster": member.cluster or None,
         "network": record.candidate.named(shown),
         ">score": percent(member.score),
         ">test": None if record.test is None else percent(data["test_score"]),
@@ -147,7 +149,8 @@ def fit(
         str | None, Parameter(help="Search the bits of the best networks: `bitfront list methods` [default: none].")
     ] = None,
     pick: Annotated[
-        str | None, Parameter(help="Recommend the knee, fastest, smallest or best_score member [default: knee].")
+        str | None,
+        Parameter(help="Recommend the knee, fastest, smallest or best one, or one by id [default: knee]."),
     ] = None,
     retrain: Annotated[str | None, Parameter(help="auto, always or never, for models that have weights.")] = None,
     epochs: Annotated[int | None, whole("Epochs of a training from scratch.")] = None,
@@ -227,14 +230,17 @@ def resume(
     name: RunName,
     /,
     *,
+    pick: Annotated[
+        str | None, Parameter(help="Recommend another member: knee, fastest, smallest, best, or one by id.")
+    ] = None,
     runs: Runs = None,
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
-    """Go on with an interrupted run: what was finished is kept."""
+    """Go on with an interrupted run, or pick another member of a finished one: what was finished is kept."""
     from bitfront.pipeline import resume as go_on
 
     progress = shared.progress()
-    found = go_on(_find(name, runs, shared), progress=progress.whole)
+    found = go_on(_find(name, runs, shared), progress=progress.whole, pick=pick or "")
     progress.clear()
     return run_answer(found)
 

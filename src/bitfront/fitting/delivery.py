@@ -14,7 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from bitfront.contracts import Objective
+from bitfront.errors import UsageError
 from bitfront.graph.files import SUFFIX
 from bitfront.record import SCHEMA, Budget, Measurement, Record, content_id, to_json
 from bitfront.search import front as pareto
@@ -25,6 +28,7 @@ __all__ = [
     "SEARCHED_DROP",
     "baseline",
     "choose_front",
+    "cluster_names",
     "deliver",
     "drop",
     "pick_names",
@@ -41,9 +45,11 @@ PICKS: Mapping[str, Callable[[Record], float | None]] = {
     "knee": lambda r: None,
     "fastest": lambda r: r.latency.value if r.latency else None,
     "smallest": lambda r: r.artifact.size_bytes if r.artifact else None,
-    "best_score": lambda r: -r.val.value if r.val else None,
+    "best": lambda r: -r.val.value if r.val else None,
 }
 """Rule by which a member is recommended -> what it has least of; ``knee``: the best compromise of all objectives."""
+CLUSTERS = {1: ("balanced",), 2: ("fast", "accurate"), 3: ("fast", "balanced", "accurate")}
+"""Number of clusters that the front falls into -> their names, from the cheap end to the accurate one."""
 
 
 def twins(records: Sequence[Record]) -> dict[str, Record]:
@@ -114,35 +120,72 @@ def choose_front(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the front's records, the recommended one first, and the verdict on the budget.
 
-    Recommended is what ``pick`` says (a name of :data:`PICKS`) of the members that meet the budget; when none does, the
-    nearest miss. The verdict has ``met``, ``chosen`` (an id) and ``miss`` (in words).
+    Recommended is what ``pick`` says (a name of :data:`PICKS`, or the first letters of a candidate's id) of the members
+    that meet the budget; when none does, the nearest miss. The verdict has ``met``, ``chosen`` (an id), ``miss`` (in
+    words) and ``clusters``: id -> ``fast``, ``balanced`` or ``accurate``.
+
+    Raises UsageError when ``pick`` is the id of no member, or of several.
     """
     floors = [r.latency.noise_floor or 0.0 for r in records if r.latency is not None]
     noise = {"latency": median(floors)} if floors else {}  # one noisy file must not blur the whole front
     members = list(pareto.front([r for r in records if r.status == "dominated"], objectives, noise))
     if not members:
-        return [], {"met": False, "chosen": "", "miss": "no candidate is verified and keeps the score"}
+        miss_text = "no candidate is verified and keeps the score"
+        return [], {"met": False, "chosen": "", "miss": miss_text, "clusters": {}}
     float_score = base.val.value if (base := baseline(records)) is not None and base.val else None
     fitting = list(pareto.feasible(members, budget, float_score))
     miss = pareto.nearest_miss(members, budget, float_score) if not fitting else None
-    best = miss[0] if miss else _picked(fitting, objectives, pick)
+    best = miss[0] if miss and pick in PICKS else _picked(fitting or members, objectives, pick)
     members.sort(key=lambda r: (r.id != best.id, -(r.val.value if r.val else 0.0), r.id))
-    return members, {"met": not miss, "chosen": best.id, "miss": miss[1] if miss else ""}
+    groups = dict(zip((r.id for r in members), cluster_names(members, objectives), strict=True))
+    return members, {"met": not miss, "chosen": best.id, "miss": miss[1] if miss else "", "clusters": groups}
+
+
+def cluster_names(members: Sequence[Record], objectives: Sequence[Objective]) -> list[str]:
+    """Return whether each member of a front belongs to its fast, its balanced or its accurate end.
+
+    A member's place on the front is its score less its mean cost, costs on a logarithmic scale, each scaled to [0, 1]
+    over the front; the places fall into clusters by :func:`bitfront.search.front.clusters`. Without a score among the
+    objectives, or without a cost, there is nothing to trade: all are balanced.
+    """
+    table = pareto.costs(members, objectives)
+    is_score = np.array([o.name == "score" for o in objectives], np.bool_)
+    if not is_score.any() or is_score.all():
+        return ["balanced"] * len(members)
+    table[:, ~is_score] = np.log(np.maximum(table[:, ~is_score], np.finfo(np.float64).tiny))
+    low, high = table.min(0), table.max(0)
+    scaled = (table - low) / np.where(high > low, high - low, 1.0)
+    places = scaled[:, ~is_score].mean(1) - scaled[:, is_score].mean(1)
+    groups = pareto.clusters(places, max(CLUSTERS))
+    return [CLUSTERS[max(groups) + 1][group] for group in groups]
 
 
 def _picked(members: Sequence[Record], objectives: Sequence[Objective], pick: str) -> Record:
-    """Return the member that a rule picks; of equals, and where nothing tells, the knee."""
+    """Return the member that a rule or an id picks; of equals, and where nothing tells, the knee."""
+    if pick not in PICKS:
+        return _named(members, pick)
     knee = members[pareto.knee(pareto.costs(members, objectives))]
     key = PICKS[pick]
     ranked = sorted((value, r.id != knee.id, r.id) for r in members if (value := key(r)) is not None)
     return next((r for r in members if ranked and r.id == ranked[0][2]), knee)
 
 
+def _named(members: Sequence[Record], id: str) -> Record:
+    found = [r for r in members if r.id.startswith(id)]
+    if len(found) != 1:
+        what = "is none of" if not found else f"is the beginning of {len(found)} of"
+        raise UsageError(
+            f"--pick {id} {what} the members of the front",
+            hint=f"its members: {', '.join(f'{r.id} ({r.candidate.label})' for r in members)}",
+        )
+    return found[0]
+
+
 def pick_names(members: Sequence[Record], met: bool, pick: str = "knee") -> list[str]:
     """Return the folder names of the front's members, the recommended one first: ``01_knee``, ``02_fastest``, ..."""
     titles: dict[str, str] = {}
     if members:
-        titles[members[0].id] = pick if met else "nearest_miss"
+        titles[members[0].id] = (pick if pick in PICKS else "picked") if met or pick not in PICKS else "nearest_miss"
     for title, key in PICKS.items():
         ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
         if ranked:

@@ -55,6 +55,8 @@ class ReportData:
     """Id of the artifact that the run recommends; empty when the front is empty."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """Front member's id -> name of its folder below ``front/`` (``01_knee``), the recommended one first."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Front member's id -> ``fast``, ``balanced`` or ``accurate``."""
     curves: tuple[Curve, ...] = ()
     previews: tuple[Preview, ...] = ()
     searches: tuple[Search, ...] = ()
@@ -159,6 +161,7 @@ def from_run(run: Run) -> ReportData:
         baseline=str(run.value("baseline") or _best_float(records)),
         chosen=str(verdict.get("chosen") or (members[0].id if members else "")),
         folders={m.id: m.name for m in members},
+        clusters={m.id: m.cluster for m in members},
         curves=tuple(_curve(training) for training in run.trainings().values()),
         previews=_previews(run.path / "previews"),
         searches=read_searches(run.value("searches")),

@@ -208,7 +208,11 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
     shown = r.test if has_test else r.val
     value = None if shown is None else shown.value
     p90 = None if r.latency is None else r.latency.p90
-    roles = (data.pick(r), "float baseline" if base is not None and r.id == base.id else "")
+    roles = (
+        data.pick(r),
+        data.clusters.get(r.id, ""),
+        "float baseline" if base is not None and r.id == base.id else "",
+    )
     return (
         Cell(str(n), n),
         Cell(data.label(r), note=", ".join(role for role in roles if role)),

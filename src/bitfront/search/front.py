@@ -16,6 +16,7 @@ from bitfront.contracts import Objective
 from bitfront.record import Budget, Record
 
 __all__ = [
+    "clusters",
     "costs",
     "dominates",
     "feasible",
@@ -88,6 +89,32 @@ def knee(points: Points) -> int:
     span = np.where(finite, x, -np.inf).max(0) - low
     scaled = np.where(span > 0, (x - low) / np.where(span > 0, span, 1.0), np.where(finite, 0.0, np.inf))
     return int(members[np.argmin(scaled.sum(1))])
+
+
+def clusters(positions: Sequence[float], n: int) -> list[int]:
+    """Return the cluster of each number, 0 for the lowest: the ``n`` groups with the least squared deviations.
+
+    Exact, by dynamic programming over the sorted numbers. Fewer groups than ``n`` where there are fewer different
+    numbers. Source: Fisher 1958, "On grouping for maximum homogeneity".
+    """
+    x = np.asarray(positions, np.float64)
+    values = np.unique(x)
+    weights = np.array([(x == v).sum() for v in values], np.float64)
+    n, k = min(n, len(values)), len(values)
+    sums = [np.concatenate([[0.0], np.cumsum(weights * values**p)]) for p in range(3)]
+
+    def deviation(i: int, j: int) -> float:
+        """Of the values ``i .. j - 1`` as one group."""
+        mass, first, second = (s[j] - s[i] for s in sums)
+        return float(second - first * first / mass)
+
+    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(0, 0): (0.0, ())}
+    for groups in range(1, n + 1):
+        for j in range(groups, k + 1):
+            options = ((i, best[groups - 1, i]) for i in range(groups - 1, j) if (groups - 1, i) in best)
+            best[groups, j] = min((cost + deviation(i, j), (*starts, i)) for i, (cost, starts) in options)
+    starts = values[list(best[n, k][1])] if k else values
+    return [int(np.searchsorted(starts, v, side="right")) - 1 for v in x]
 
 
 def _clean(points: Points) -> Points:
