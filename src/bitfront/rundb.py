@@ -13,7 +13,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,16 @@ __all__ = [
     "DATABASE",
     "RESERVE_BYTES",
     "SCHEMA",
+    "Result",
     "RunDb",
     "damaged",
     "read",
     "read_records",
+    "read_result",
     "read_results",
     "read_value",
+    "result_key",
+    "work_out",
 ]
 
 DATABASE = "run.db"
@@ -53,6 +58,35 @@ CREATE TABLE IF NOT EXISTS records(id TEXT PRIMARY KEY, payload TEXT NOT NULL, s
 CREATE TABLE IF NOT EXISTS events(sequence INTEGER PRIMARY KEY, time TEXT NOT NULL, stage TEXT NOT NULL,
     text TEXT NOT NULL);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished piece of work as it is stored."""
+
+    key: str
+    """Content id of stage, version and inputs."""
+    stage: str
+    payload: str
+    """The value as JSON."""
+    files: Sequence[tuple[str, str, int]]
+    """Path relative to the run folder, SHA-256 and bytes of every file that it stands for."""
+    seconds: float
+
+
+def result_key(stage: str, inputs: Any) -> str:
+    """Return the key of a stage's result for these inputs."""
+    return content_id(stage, __version__, inputs)
+
+
+def work_out(
+    folder: Path, stage: str, inputs: Any, compute: Callable[[], Any], files: Callable[[Any], Iterable[str]]
+) -> Result:
+    """Compute a result; see :meth:`RunDb.cached`. What ``compute`` raises is passed on."""
+    start = time.monotonic()
+    value = to_json(compute())
+    rows = [(path, digest_file(folder / path), (folder / path).stat().st_size) for path in sorted(set(files(value)))]
+    return Result(result_key(stage, inputs), stage, json.dumps(value), rows, time.monotonic() - start)
 
 
 class RunDb:
@@ -121,34 +155,38 @@ class RunDb:
         while its own checksum and those of its files are right. What ``compute`` raises is passed on; nothing is
         stored then.
         """
-        key = content_id(stage, __version__, inputs)
-        stored = self._stored(key)
+        stored = self.stored(stage, inputs)
         if stored is not None:
             self.reused += 1
             return stored[0]
-        start = time.monotonic()
-        value = to_json(compute())
-        paths = sorted(set(files(value)))
-        rows = [(key, path, digest_file(self.folder / path), (self.folder / path).stat().st_size) for path in paths]
-        payload = json.dumps(value)
+        result = work_out(self.folder, stage, inputs, compute, files)
+        self.keep(result)
+        return json.loads(result.payload)
+
+    def stored(self, stage: str, inputs: Any) -> tuple[Any] | None:
+        """Return what :meth:`cached` would read back, or ``None`` when it would compute."""
+        key = result_key(stage, inputs)
+        found = read_result(self._db, self.folder, key)
+        if found is None and self._db.execute("SELECT 1 FROM results WHERE key = ?", (key,)).fetchone():
+            self.repaired += 1
+        return found
+
+    def keep(self, result: Result) -> None:
+        """Store a result, in place of one with the same key."""
         with self._transaction() as db:
-            db.execute("DELETE FROM files WHERE key = ?", (key,))
-            db.executemany("INSERT INTO files VALUES(?, ?, ?, ?)", rows)
+            db.execute("DELETE FROM files WHERE key = ?", (result.key,))
+            db.executemany("INSERT INTO files VALUES(?, ?, ?, ?)", [(result.key, *row) for row in result.files])
             db.execute(
                 "INSERT OR REPLACE INTO results VALUES(?, ?, ?, ?, ?, ?)",
-                (key, stage, payload, _sha256(payload), self._next("results"), time.monotonic() - start),
+                (
+                    result.key,
+                    result.stage,
+                    result.payload,
+                    _sha256(result.payload),
+                    self._next("results"),
+                    result.seconds,
+                ),
             )
-        return value
-
-    def _stored(self, key: str) -> tuple[Any] | None:
-        row = self._db.execute("SELECT payload, sha256 FROM results WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        files = self._db.execute("SELECT path, sha256, size_bytes FROM files WHERE key = ?", (key,)).fetchall()
-        if _sha256(row[0]) == row[1] and all(_intact(self.folder / path, *rest) for path, *rest in files):
-            return (json.loads(row[0]),)
-        self.repaired += 1
-        return None
 
     # --- records and events -----------------------------------------------------------------------------------------
     def record(self, record: Record) -> None:
@@ -236,6 +274,15 @@ def read_results(db: sqlite3.Connection, stage: str) -> list[Any]:
     """Return all stored values of a stage, in order of storing."""
     rows = db.execute("SELECT payload, sha256 FROM results WHERE stage = ? ORDER BY sequence", (stage,)).fetchall()
     return [_load(*row) for row in rows]
+
+
+def read_result(db: sqlite3.Connection, folder: Path, key: str) -> tuple[Any] | None:
+    """Return the value of a result, ``None`` when there is none or it or one of its files is damaged."""
+    row = db.execute("SELECT payload, sha256 FROM results WHERE key = ?", (key,)).fetchone()
+    if row is None or _sha256(row[0]) != row[1]:
+        return None
+    files = db.execute("SELECT path, sha256, size_bytes FROM files WHERE key = ?", (key,)).fetchall()
+    return (json.loads(row[0]),) if all(_intact(folder / path, *rest) for path, *rest in files) else None
 
 
 def _load(payload: str, sha256: str) -> Any:
