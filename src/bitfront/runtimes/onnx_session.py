@@ -31,13 +31,17 @@ _NUMPY_TYPES = {
 class OnnxSession:
     """An opened ``.onnx`` file; see :class:`bitfront.contracts.Session`."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, profile_prefix: str = "") -> None:
+        """Open it; with ``profile_prefix`` a profile of every node is written to a file whose name begins so."""
         self.path = path
         self.threads = threads
         model = onnx_file.load_model(path)
         known = onnx_file.contract_of(model, path)
         self._is_ours = known is not None and "foreign" not in known[2]
-        self._engine = _start(model.SerializeToString(), str(path), options(threads, signed=self._is_ours))
+        settings = options(threads, signed=self._is_ours)
+        if profile_prefix:
+            settings.enable_profiling, settings.profile_file_prefix = True, profile_prefix
+        self._engine = _start(model.SerializeToString(), str(path), settings)
         feed = self._engine.get_inputs()[0]
         dtype = _NUMPY_TYPES.get(feed.type)
         if dtype is None or len(feed.shape) != 4:
@@ -81,6 +85,10 @@ class OnnxSession:
             name: value if source not in shifts else value.astype(np.int16) - np.int16(shifts[source])
             for (source, name), value in zip(tensors, values, strict=True)
         }
+
+    def end_profiling(self) -> str:
+        """Finish the profile that :meth:`__init__` was asked for and return the name of its file."""
+        return str(self._engine.end_profiling())
 
     def close(self) -> None:
         """Free the engine."""

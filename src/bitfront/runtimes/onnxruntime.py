@@ -18,6 +18,7 @@ from bitfront.quant.plan import Plan
 from bitfront.store import atomic_write
 
 if TYPE_CHECKING:
+    from bitfront.measure.profile import OperatorTime
     from bitfront.runtimes.onnx_foreign import Description
     from bitfront.runtimes.onnx_session import OnnxSession
 
@@ -114,6 +115,14 @@ class OnnxRuntime:
         from bitfront.runtimes import onnx_foreign
 
         return onnx_foreign.export(path, recipe, batches, folder, onnx_foreign.describe(path, preprocess, info))
+
+    def profile(
+        self, path: Path, images: NDArray[np.float32], threads: int = 1, n_runs: int = 20
+    ) -> list[OperatorTime]:
+        """Return where the time of a file goes; see :func:`bitfront.runtimes.onnx_profile.profile`."""
+        from bitfront.runtimes import onnx_profile
+
+        return onnx_profile.profile(path, images, threads, n_runs)
 
     def observe(self, graph: Graph) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
         """Return a function from a batch to the float32 values of every tensor, for calibration."""
