@@ -23,6 +23,7 @@ from bitfront.report.page import render
 from bitfront.report.stage_view import stage_chart, stage_files, stage_table, stage_tables, stage_views
 from bitfront.report.stages import first_network, read_stages
 from bitfront.report.table_files import csv_text
+from bitfront.report.tables import NONE
 from bitfront.report.view import page_view
 from bitfront.run import Run
 from bitfront.rundb import RunDb
@@ -185,3 +186,23 @@ def test_stages_come_from_the_run(tmp_path: Path) -> None:
     page = write(data).read_text("utf-8")
     assert "resolution: smaller inputs (stage 1 of thesis 001)" in page
     assert {"stages.csv", "stages.md", "stages.png"} <= {p.name for p in data.path.iterdir()}
+
+
+def test_scores_of_thesis_001_stand_beside_the_same_configurations() -> None:
+    knobs = {"resolution": [256, 256], "width": 1.0, "expansion": 6, "repeats": 3, "pyramid": False}
+    networks = [
+        {"label": "known", "score": 0.95, "knobs": knobs},
+        {"label": "luma", "score": 0.93, "knobs": {**knobs, "channels": 1}},
+        {"label": "new", "score": 0.9, "knobs": {**knobs, "resolution": [250, 250]}},
+        {"label": "odd", "score": 0.8, "knobs": {**knobs, "resolution": "x", "width": None}},
+    ]
+    value = [{"name": "retraining", "networks": networks}]
+    (stage,) = read_stages(value, "fast_scnn", "packages")
+    assert [n.published for n in stage.networks] == [0.9729, None, None, None]
+    (luma,) = read_stages([{**value[0], "name": "channels"}], "fast_scnn", "packages")
+    assert [n.published for n in luma.networks] == [None, 0.9542, None, None]
+    table = stage_table(stage, None)
+    column = [c.title for c in table.columns].index("thesis 001, %")
+    assert [row[column].text for row in table.rows] == ["97.29", NONE, NONE, NONE]
+    assert all(n.published is None for n in read_stages(value, "tiny", "packages")[0].networks)
+    assert "thesis 001, %" not in [c.title for c in stage_table(read_stages(value)[0], None).columns]

@@ -165,7 +165,7 @@ def from_run(run: Run) -> ReportData:
         curves=tuple(_curve(training) for training in run.trainings().values()),
         previews=_previews(run.path / "previews"),
         searches=read_searches(run.value("searches")),
-        stages=read_stages(run.value("stages")),
+        stages=read_stages(run.value("stages"), config.get("model", ""), Path(config.get("data", "")).name),
         health=run.health,
         environment=run.environment,
         config=config,

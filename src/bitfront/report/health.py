@@ -55,9 +55,10 @@ def _parts(parts: Mapping[str, Any]) -> Table:
 
 
 def _classes(parts: Mapping[str, Any]) -> Table:
-    """Share of the labelled pixels of each class, by part."""
-    counts = {str(name): part.get("pixels") or {} for name, part in parts.items()}
-    counts = {name: pixels for name, pixels in counts.items() if isinstance(pixels, Mapping) and pixels}
+    """Share of the labelled pixels (without masks: of the images) of each class, by part."""
+    what = "pixels" if any(part.get("pixels") for part in parts.values()) else "images"
+    counts = {str(name): part.get(what) or {} for name, part in parts.items()}
+    counts = {name: found for name, found in counts.items() if isinstance(found, Mapping) and found}
     classes = list(dict.fromkeys(str(c) for pixels in counts.values() for c in pixels))
     rows = []
     for name in classes:
@@ -67,7 +68,7 @@ def _classes(parts: Mapping[str, Any]) -> Table:
             share = own / total if total else None
             cells.append(Cell(tables.percent(share), share, "" if own else "bad", share))
         rows.append(tuple(cells))
-    return Table((Column("Class"), *(Column(f"{n}, % of pixels", numeric=True) for n in counts)), tuple(rows))
+    return Table((Column("Class"), *(Column(f"{n}, % of {what}", numeric=True) for n in counts)), tuple(rows))
 
 
 def _faults(parts: Mapping[str, Any]) -> Table:

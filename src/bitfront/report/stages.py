@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bitfront.report.published import published_score
 from bitfront.report.searches import finite, mappings
 
 __all__ = ["StageNetwork", "StageResult", "first_network", "read_stages"]
@@ -22,6 +23,8 @@ class StageNetwork:
     parameters: float | None = None
     front: bool = False
     """Whether nothing beat it when the stage was over."""
+    published: float | None = None
+    """Score that thesis 001 printed for the same configuration on the same photographs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +39,27 @@ class StageResult:
     """The best first."""
 
 
-def read_stages(values: Any) -> tuple[StageResult, ...]:
-    """Read the value ``stages`` of a run; entries that are none, and networks without a score, are left out."""
-    return tuple(
-        StageResult(
-            str(v.get("name") or ""),
-            str(v.get("description") or ""),
-            str(v.get("thesis") or ""),
-            tuple(sorted(_networks(v.get("networks")), key=lambda n: (-n.score, n.macs or 0.0, n.label))),
-        )
-        for v in mappings(values)
-    )
+def read_stages(values: Any, model: str = "", data: str = "") -> tuple[StageResult, ...]:
+    """Read the value ``stages`` of a run of ``model`` on ``data`` (names).
+
+    Entries that are none, and networks without a score, are left out.
+    """
+    return tuple(_stage(v, model, data) for v in mappings(values))
 
 
-def _networks(values: Any) -> Iterable[StageNetwork]:
+def _stage(v: Mapping[str, Any], model: str, data: str) -> StageResult:
+    name = str(v.get("name") or "")
+    networks = sorted(_networks(v.get("networks"), name, model, data), key=lambda n: (-n.score, n.macs or 0.0, n.label))
+    return StageResult(name, str(v.get("description") or ""), str(v.get("thesis") or ""), tuple(networks))
+
+
+def _networks(values: Any, stage: str, model: str, data: str) -> Iterable[StageNetwork]:
     for v in mappings(values):
-        score = finite(v.get("score"))
+        score, knobs = finite(v.get("score")), v.get("knobs")
         if score is not None:
             macs, parameters = finite(v.get("macs")), finite(v.get("parameters"))
-            yield StageNetwork(str(v.get("label") or ""), score, macs, parameters, v.get("front") is True)
+            published = published_score(stage, model, data, knobs if isinstance(knobs, Mapping) else {})
+            yield StageNetwork(str(v.get("label") or ""), score, macs, parameters, v.get("front") is True, published)
 
 
 def first_network(stages: Sequence[StageResult]) -> StageNetwork | None:
