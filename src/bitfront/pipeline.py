@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bitfront import report
-from bitfront.contracts import Device, Task
+from bitfront.contracts import Device, Runtime, Task
 from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, BitSearch, Config
+from bitfront.fitting.crew import Crew, InProcess, Workers
 from bitfront.fitting.delivery import PICKS
 from bitfront.fitting.exploration import choose_stages
 from bitfront.fitting.exploring import Request
@@ -44,7 +45,7 @@ from bitfront.rundb import RunDb
 from bitfront.store import claim
 from bitfront.tracking import FOLDER, Tracking, require, tracking
 from bitfront.verbs.artifacts import open_runtime
-from bitfront.verbs.opening import open_both
+from bitfront.verbs.opening import Opened, open_both
 
 __all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search"]
 
@@ -89,6 +90,8 @@ def fit(
     track: Sequence[str] = (),
     pick: str = "knee",
     bits: BitSearch | None = None,
+    workers: int | None = None,
+    ray: str = "",
     name: str | None = None,
     runs: Path | str = "runs",
     command: str = "",
@@ -126,6 +129,9 @@ def fit(
         pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest``, ``best``, or a
             candidate's id (its first letters).
         bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
+        workers: networks are trained and made into files in so many processes beside each other; a script that asks for
+            them begins its work below ``if __name__ == "__main__":``. Their number changes no result.
+        ray: the same on a Ray cluster: its address, or ``local`` to start one on this machine.
         name: name of the run (default: model and data).
         runs: folder of the runs.
         command: what the user typed, for the record.
@@ -152,9 +158,11 @@ def fit(
         track=tuple(track),
     )  # fmt: skip
     require(config.track)
+    crew = _crew(workers, ray)
     request = _open(config)
-    folder = claim(Path(runs), name or _default_name(config))
-    return _work(folder, request, command or f"bitfront fit {model} {data}", progress)
+    with crew:
+        folder = claim(Path(runs), name or _default_name(config))
+        return _work(folder, request, command or f"bitfront fit {model} {data}", progress, crew)
 
 
 def search(
@@ -224,20 +232,39 @@ def plan_search(model: str, data: str, *, bits: BitSearch, **opening: Any) -> di
     }
 
 
-def resume(path: Path | str, progress: Report | None = None, pick: str = "") -> Run:
+def resume(
+    path: Path | str,
+    progress: Report | None = None,
+    pick: str = "",
+    *,
+    workers: int | None = None,
+    ray: str = "",
+) -> Run:
     """Go on with a run: finished work is read back, only unfinished work is done. Raises as :func:`fit`.
 
-    ``pick`` says anew which member is recommended.
+    ``pick`` says anew which member is recommended. ``workers`` and ``ray`` may be others than before; of a run that
+    began without them the trainings go on one after another, because each knows of those before it.
     """
     run = Run.open(path)
     stored = run.value("config")
     if stored is None:
         raise UsageError(f"{run.path} was stopped before it began", hint="start it again with `bitfront fit`")
     config = from_json(Config, stored)
-    return _work(run.path, _open(replace(config, pick=pick or config.pick)), "", progress)
+    request = _open(replace(config, pick=pick or config.pick))
+    with _crew(workers, ray) as crew:
+        return _work(run.path, request, "", progress, crew)
 
 
-def plan(config: Config) -> dict[str, Any]:
+def _crew(workers: int | None, ray: str) -> Crew:
+    """Return who does the work. Raises UsageError."""
+    if not ray:
+        return InProcess() if workers is None else Workers(workers)
+    from bitfront.fitting.ray_crew import RayCrew
+
+    return RayCrew(ray, workers)
+
+
+def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
     """Return what :func:`fit` would explore and how long it would take, and leave nothing behind.
 
     Of a run in stages, the first that has something to do: the others depend on what it finds.
@@ -252,7 +279,10 @@ def plan(config: Config) -> dict[str, Any]:
     n_stages = max(1, len(request.stages))
     with tempfile.TemporaryDirectory() as folder, RunDb(Path(folder)) as db:
         limit = config.budget.time_s
-        forecast = Work(db, request, None).forecast(all_jobs, limit / n_stages if limit else None, n_stages)
+        db.put("beside", workers is not None)
+        forecast = Work(db, request, None, crew=_crew(workers, "")).forecast(
+            all_jobs, limit / n_stages if limit else None, n_stages
+        )
     jobs = [job for job in all_jobs if job.architecture.id not in forecast.left_out]
     return {
         "stages": [stage.name for stage in request.stages],
@@ -326,15 +356,20 @@ def _open(config: Config) -> Request:
     effort = EFFORTS[config.effort]
     stages = choose_stages(config.stages or (() if space else effort.stages))
     if not stages:
-        return Request(
-            config, opened, runtime, device, objectives, architectures(opened.source, native, effort, space), recipes
-        )
+        found = architectures(opened.source, native, effort, space)
+        return Request(config, opened, runtime, device, objectives, found, recipes, _reopen)
     sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
     knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
     free = {k: v for k, v in knobs.items() if k not in config.settings}
     ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
     opened = replace(opened, source=replace(opened.source, knobs=free))
-    return Request(config, opened, runtime, device, objectives, (), recipes, stages, ordered)
+    return Request(config, opened, runtime, device, objectives, (), recipes, _reopen, stages, ordered)
+
+
+def _reopen(config: Config) -> tuple[Opened, Runtime]:
+    """Open a configuration in another process."""
+    request = _open(config)
+    return request.opened, request.runtime
 
 
 def _with_dice(task: Task) -> Task:
@@ -350,10 +385,10 @@ def _default_name(config: Config) -> str:
     return re.sub(r"[^\w.+-]+", "-", plain).strip("-._+")[:60] or "run"
 
 
-def _work(folder: Path, request: Request, command: str, progress: Report | None) -> Run:
+def _work(folder: Path, request: Request, command: str, progress: Report | None, crew: Crew) -> Run:
     with tracking(request.config.track, folder.absolute().parent / FOLDER, folder.absolute().name) as tracked:
         tracked.parameters(to_json(request.config))
-        _stages(folder, request, command, progress, tracked)
+        _stages(folder, request, command, progress, tracked=tracked, crew=crew)
         run = Run.open(folder)
         report.write(run)
         project(run)
@@ -369,15 +404,18 @@ def _track_front(run: Run, tracked: Tracking) -> None:
     tracked.artifact(run.path / "report.html", "report.html")
 
 
-def _stages(folder: Path, request: Request, command: str, progress: Report | None, tracked: Tracking) -> None:
+def _stages(
+    folder: Path, request: Request, command: str, progress: Report | None, *, tracked: Tracking, crew: Crew
+) -> None:
     with RunDb(folder) as db:
         if command:
             db.put("config", request.config)
             db.put("command", command)
+            db.put("beside", crew.apart)
         db.put("finished", False)
         work: Work | None = None
         try:
-            work = Work(db, request, progress, tracked)
+            work = Work(db, request, progress, tracked, crew)
             work.run()
             db.put("config", request.config)
         except KeyboardInterrupt:

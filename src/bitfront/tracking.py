@@ -41,6 +41,11 @@ class Tracking:
         values = {name: getattr(epoch, name) for name in ("loss", "score", "rate", "seconds")}
         self.log({f"{prefix}{name}": value for name, value in values.items()}, epoch.index + 1)
 
+    def curve(self, curve: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
+        """Give the epochs of a training that went on elsewhere: ``epoch, loss, score, rate, seconds`` of each."""
+        for row in curve:
+            self.log({f"{prefix}{name}": row[name] for name in ("loss", "score", "rate", "seconds")}, row["epoch"])
+
     def following(self, on_epoch: Callable[[Any], str | None] | None) -> Callable[[Any], str | None]:
         """Return an ``on_epoch`` that also gives every epoch."""
 

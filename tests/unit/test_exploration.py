@@ -13,7 +13,7 @@ from bitfront import pipeline
 from bitfront.contracts import DataInfo, InputContract
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import UsageError
-from bitfront.fitting import exploring, stages
+from bitfront.fitting import exploring, stages, tasks
 from bitfront.fitting.config import Config
 from bitfront.fitting.exploration import STAGES, Explored, best, choose_stages, propose
 from bitfront.fitting.space import EFFORTS, Architecture
@@ -161,7 +161,7 @@ def test_an_interrupted_stage_goes_on_to_the_same_front(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = staged(data, tmp_path / "whole")
-    make, n = exploring.train_architecture, 0
+    make, n = tasks.train_architecture, 0
 
     def interrupted(*args: Any) -> Any:
         nonlocal n
@@ -170,10 +170,10 @@ def test_an_interrupted_stage_goes_on_to_the_same_front(
             raise KeyboardInterrupt
         return make(*args)
 
-    monkeypatch.setattr(exploring, "train_architecture", interrupted)
+    monkeypatch.setattr(tasks, "train_architecture", interrupted)
     with pytest.raises(pipeline.Interrupted):
         staged(data, tmp_path / "cut")
-    monkeypatch.setattr(exploring, "train_architecture", make)
+    monkeypatch.setattr(tasks, "train_architecture", make)
     again = pipeline.resume(tmp_path / "cut" / "staged")
     assert [m.id for m in again.front] == [m.id for m in whole.front]
     assert again.value("stages") == whole.value("stages")
@@ -183,13 +183,13 @@ def test_an_interrupted_stage_goes_on_to_the_same_front(
 def test_only_the_promising_are_trained_to_the_end(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exploring, "HALVING_FROM", 2)
     asked: list[int] = []
-    make = exploring.train_architecture
+    make = tasks.train_architecture
 
     def counted(shop: Any, architecture: Any, options: Any, *rest: Any) -> Any:
         asked.append(options.epochs)
         return make(shop, architecture, options, *rest)
 
-    monkeypatch.setattr(exploring, "train_architecture", counted)
+    monkeypatch.setattr(tasks, "train_architecture", counted)
     space = {"resolution": [(64, 64), (48, 48), (32, 32), (40, 40)]}
     run = staged(data, tmp_path, stages=("retraining",), space=space, epochs=6, recipes=("float32",))
     short, full = asked[:4], asked[4:]

@@ -14,10 +14,9 @@ import torch
 from bitfront import cli, pipeline
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import Interrupted, UsageError
-from bitfront.fitting import stages
+from bitfront.fitting import stages, tasks
 from bitfront.fitting.config import BitSearch
 from bitfront.fitting.searching import alone, menu_options, usual_evaluations
-from bitfront.fitting.stages import Work
 from bitfront.graph import files
 from bitfront.pipeline import fit, resume
 from bitfront.pipeline import search as search_bits
@@ -128,22 +127,22 @@ def test_an_interrupted_search_goes_on(
     data: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: Run
 ) -> None:
     monkeypatch.setattr(pipeline.report, "write", lambda run: None)
-    make = Work._candidate
+    make = tasks.make_candidate
     n_made = 0
 
-    def interrupted(self: Work, *args: Any) -> Any:
+    def interrupted(*args: Any, **options: Any) -> Any:
         nonlocal n_made
         n_made += 1
         if n_made == 3:
             raise KeyboardInterrupt
-        return make(self, *args)
+        return make(*args, **options)
 
-    monkeypatch.setattr(Work, "_candidate", interrupted)
+    monkeypatch.setattr(tasks, "make_candidate", interrupted)
     with pytest.raises(Interrupted, match="finished is kept"):
         search_bits(checkpoint, data, bits=BITS, runs=tmp_path, name="bits")
     journal = next((tmp_path / "bits" / "search").iterdir())
     before = journal.read_bytes()
-    monkeypatch.setattr(Work, "_candidate", make)
+    monkeypatch.setattr(tasks, "make_candidate", make)
     run = resume(tmp_path / "bits")
     assert journal.read_bytes() == before  # nothing evaluated again
     assert [r.id for r in run.records()] == [r.id for r in searched.records()]
@@ -193,7 +192,7 @@ def test_a_search_that_fails_costs_itself_only(
     def broken(*args: Any, **options: Any) -> Any:
         raise ValueError("no")
 
-    monkeypatch.setattr(stages, "search_network", broken)
+    monkeypatch.setattr(tasks, "search_network", broken)
     run = search_bits(checkpoint, data, bits=BITS, runs=tmp_path)
     assert [r.candidate.recipe for r in run.records()] == ["float32", "int8"]
     assert any("not searched: ValueError: no" in e.text for e in run.events)

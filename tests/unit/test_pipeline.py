@@ -18,7 +18,7 @@ from bitfront import pipeline
 from bitfront.contracts import DataInfo, InputContract, Metrics, OutputContract
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import DataError, Interrupted, SpaceError, UsageError
-from bitfront.fitting import candidates, stages, training
+from bitfront.fitting import candidates, stages, tasks, training
 from bitfront.fitting.config import Config
 from bitfront.fitting.delivery import baseline, choose_front, cluster_names, drop, pick_names, with_latency
 from bitfront.fitting.forecast import Forecast, fitted
@@ -655,5 +655,5 @@ def test_names_are_plain() -> None:
 
 
 def test_errors_that_stop_a_run_are_not_swallowed() -> None:
-    assert DataError not in stages.STOPPING
-    assert {SpaceError, Interrupted} <= set(stages.STOPPING)
+    assert DataError not in tasks.STOPPING
+    assert {SpaceError, Interrupted} <= set(tasks.STOPPING)

@@ -5,37 +5,33 @@ Each method does its part or reads back what was done before.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bitfront.contracts import Device, Objective, Runtime
-from bitfront.errors import BitfrontError, BusyError, DataError, Interrupted, SpaceError, one_line
-from bitfront.fitting.candidates import Network, make_candidate
+from bitfront.errors import DataError
 from bitfront.fitting.config import Config
+from bitfront.fitting.crew import Crew, InProcess
 from bitfront.fitting.exploration import Explored, Stage, best, propose
 from bitfront.fitting.forecast import Forecast, fitted, probe
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
 from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
-from bitfront.fitting.training import Training, train_architecture
-from bitfront.graph.ir import Graph
-from bitfront.quant.plan import Plan
+from bitfront.fitting.tasks import FilesTask, T, TrainTask, reason
+from bitfront.fitting.training import Training
+from bitfront.fitting.waves import waves
+from bitfront.fitting.worker import Place
 from bitfront.record import Candidate, Record, content_id, from_json
 from bitfront.rundb import RunDb
 from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 
-__all__ = ["STOPPING", "Explorer", "Found", "Request", "reason"]
+__all__ = ["Explorer", "Found", "Request"]
 
-log = logging.getLogger(__name__)
-
-STOPPING = (SpaceError, Interrupted, BusyError)
-"""Errors that stop a run; any other costs one network or one file only."""
 HALVING_FROM = 4
 """Trainings of a stage from which not all of them are carried to their end."""
 SHORT, PROMOTED = 1 / 3, 1 / 3
@@ -56,6 +52,8 @@ class Request:
     architectures: Sequence[Architecture]
     """The whole space where it was given, else none: stages propose them."""
     recipes: Sequence[str]
+    reopen: Callable[[Config], tuple[Opened, Runtime]]
+    """How another process opens the same; an importable function."""
     stages: Sequence[Stage] = ()
     sizes: Sequence[tuple[int, int]] = ()
     """Input sizes that stages choose from, the largest first."""
@@ -91,6 +89,7 @@ class Explorer:
         request: Request,
         report: Callable[[Progress], None] | None,
         tracking: Tracking | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.db, self.request, self.config = db, request, request.config
         self.clock = Clock(report)
@@ -99,7 +98,10 @@ class Explorer:
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
         shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
-        self.shop = replace(shop, tracking=tracking or Tracking())
+        self.crew = crew or InProcess()
+        self.beside: bool = db.get("beside", False)
+        """Whether trainings were cut into waves that can run beside each other, when the run began."""
+        self.shop = replace(shop, tracking=tracking or Tracking(), made=self._made, one_thread=self.beside)
 
     @property
     def seconds(self) -> float:
@@ -114,6 +116,31 @@ class Explorer:
     def _record(self, record: Record) -> None:
         self.recorded.add(record.id)
         self.db.record(record)
+
+    def _made(self, record: Record) -> None:
+        """Take in a record as soon as its file is there, or has failed."""
+        if record.id not in self.recorded:
+            self._record(record)
+            if record.status == "failed":
+                self.db.event("failed", f"{record.candidate.label}: {record.reason}")
+
+    def _done(self, tasks: Iterable[tuple[T, float]]) -> Iterator[tuple[T, Any]]:
+        """Have tasks done, each with its forecast time; yield them with their values or errors as they finish."""
+        costs: dict[int, float] = {}
+
+        def begun() -> Iterator[T]:
+            for task, cost_s in tasks:
+                costs[id(task)] = cost_s
+                if not self.crew.apart:
+                    self.clock.begin(cost_s)
+                yield task
+
+        place = Place.of(self.request.reopen, self.config, self.db.folder)
+        for task, value in self.crew.run(begun(), self.shop, self.db, place):
+            if self.crew.apart:
+                self.clock.begin(costs[id(task)] / self.crew.n)
+            self.clock.end()
+            yield task, value
 
     # --- stage by stage ----------------------------------------------------------------------------------------------
     def explore(self) -> Found:
@@ -176,12 +203,12 @@ class Explorer:
 
         def compute() -> Forecast:
             self.clock.tell("forecast", "timing training steps")
-            found = probe(self.shop, jobs, options, len(recipes))
+            found = replace(probe(self.shop, jobs, options, len(recipes)), n_workers=self.crew.n)
             return fitted(found, limit_s)
 
-        found = from_json(
-            Forecast, self.db.cached("forecast", [limit, jobs, options, recipes, self.shop.digest], compute)
-        )
+        inputs = [limit, jobs, options, recipes, self.shop.digest]
+        found = from_json(Forecast, self.db.cached("forecast", inputs, compute))
+        found = replace(found, n_workers=self.crew.n)  # a run may be resumed with others
         self.clock.plan(found.seconds * n_stages)
         n_kept, n_trained = len(jobs) - len(found.left_out), len(trainings) - len(found.left_out)
         training = f", {n_trained} of them trained ({found.epochs} epochs from scratch)" if n_trained else ""
@@ -214,45 +241,68 @@ class Explorer:
         self, jobs: Sequence[Job], forecast: Forecast, before: Sequence[Trained] = (), scale: float = 1.0
     ) -> list[Trained]:
         """Train what is planned, for ``scale`` times its epochs; a training that fails costs its architecture only."""
-        done: list[Trained] = []
+        done: dict[str, Trained] = {}
+        due: list[Job] = []
         for job in jobs:
-            architecture = job.architecture
-            if architecture.id in forecast.left_out:
-                self._lost(architecture, "dropped", "left out to keep the time")
-                continue
-            if not job.share:
-                done.append((architecture, None))
-                continue
-            if done and self.seconds > (self.config.budget.time_s or math.inf):
-                self._lost(architecture, "dropped", "left out, the time is up")
-                continue
-            self.clock.begin(scale * forecast.train_s.get(architecture.id, 0.0))
-            known = [(a, t) for a, t in (*before, *done) if t is not None]
-            try:
-                training = self._train(job, forecast, known, scale)
-            except STOPPING:
-                raise
-            except Exception as error:
-                self._lost(architecture, "failed", reason("training", error))
-                continue
-            self.clock.end()
-            if training.given_up:
-                self._lost(architecture, "dropped", training.stopped)
-                continue
-            self.say("train", f"{architecture.label}: {training.best_score:.3f} in {training.seconds:.0f} s")
-            done.append((architecture, training))
-        return done
+            if job.architecture.id in forecast.left_out:
+                self._lost(job.architecture, "dropped", "left out to keep the time")
+            elif job.share:
+                due.append(job)
+            else:
+                done[job.architecture.id] = (job.architecture, None)
+        for wave in self._waves(due, before):
+            known = [(a, t) for a, t in (*before, *_in_order(done, jobs)) if t is not None]
+            for task, training in self._done(self._trainings(wave, forecast, known, scale, bool(done))):
+                if self._is_trained(task.architecture, training):
+                    done[task.architecture.id] = (task.architecture, training)
+        return _in_order(done, jobs)
 
-    def _train(
+    def _waves(self, due: Sequence[Job], before: Sequence[Trained]) -> list[list[Job]]:
+        """Cut trainings into those that know nothing of each other; all of them do where one comes after the other."""
+        if not self.beside:
+            return [[job] for job in due]
+        return waves(due, [a.family for a, t in before if t is not None])
+
+    def _trainings(
+        self,
+        wave: Sequence[Job],
+        forecast: Forecast,
+        known: Sequence[tuple[Architecture, Training]],
+        scale: float,
+        has_some: bool,
+    ) -> Iterator[tuple[TrainTask, float]]:
+        """Yield tasks while there is time; without any network there is, whatever the clock says."""
+        if self.crew.apart and self.config.budget.time_s is None:  # the longest first, so that all end together
+            wave = sorted(wave, key=lambda job: -forecast.train_s.get(job.architecture.id, 0.0))
+        for job in wave:
+            if has_some and self.seconds > (self.config.budget.time_s or math.inf):
+                self._lost(job.architecture, "dropped", "left out, the time is up")
+                continue
+            has_some = True
+            yield self._training(job, forecast, known, scale), scale * forecast.train_s.get(job.architecture.id, 0.0)
+
+    def _training(
         self, job: Job, forecast: Forecast, before: Sequence[tuple[Architecture, Training]], scale: float
-    ) -> Training:
+    ) -> TrainTask:
         architecture, source = job.architecture, self.request.opened.source
         start = nearest(architecture, before)
         fine = start is not None or source.weights_for(architecture.options, architecture.size) is not None
         epochs = max(1, math.ceil(scale * forecast.epochs * (job.share if fine else 1.0)))
         options = train_options(self.config, len(self.shop.parts["train"]), epochs, fine=fine)
-        weights = self.db.folder / start[1].weights if start else None
-        return train_architecture(self.shop, architecture, options, weights, [t for _, t in before])
+        return TrainTask(architecture, options, start[1].weights if start else "", tuple(t for _, t in before))
+
+    def _is_trained(self, architecture: Architecture, training: Any) -> bool:
+        """Say what came of a training, and whether it is one to go on with."""
+        if isinstance(training, Exception):
+            self._lost(architecture, "failed", reason("training", training))
+            return False
+        if self.crew.apart:
+            self.shop.tracking.curve(training.curve, f"{architecture.label}/")
+        if training.given_up:
+            self._lost(architecture, "dropped", training.stopped)
+            return False
+        self.say("train", f"{architecture.label}: {training.best_score:.3f} in {training.seconds:.0f} s")
+        return True
 
     def _lost(self, architecture: Architecture, status: str, reason: str) -> None:
         """Record an architecture that has no files."""
@@ -264,33 +314,36 @@ class Explorer:
     # --- candidates ---------------------------------------------------------------------------------------------------
     def candidates(self, trained: Sequence[Trained], forecast: Forecast) -> list[Record]:
         """Export, verify and score every recipe of every network."""
-        records: list[Record] = []
+        recipes = self.request.recipes
         links: dict[str, str] = dict(self.db.get("training", {}))
-        for architecture, training in trained:
-            weights = self.db.folder / training.weights if training else None
-            network = Network(self.shop, architecture, weights)
-            for recipe in self.request.recipes:
-                self.clock.begin(forecast.candidate_s.get(architecture.id, 0.0))
-                self.clock.tell("candidates", f"{architecture.label} {recipe}")
-                record = self._candidate(network, recipe, training)
-                records.append(record)
-                if training:
-                    links[record.id] = training.id
+        made: dict[str, list[Record]] = {}
+        tasks = [FilesTask(a, t, recipes) for a, t in trained]
+        timed = [(task, len(recipes) * forecast.candidate_s.get(task.architecture.id, 0.0)) for task in tasks]
+        for task, records in self._done(timed):
+            if isinstance(records, Exception):
+                records = self._failed(task, records)
+            for record in records:
+                self._made(record)
+                if task.training:
+                    links[record.id] = task.training.id
+            made[_key(task)] = records
         self.db.put("training", links)
-        return records
+        return [record for task in tasks for record in made[_key(task)]]
 
-    def _candidate(
-        self, network: Network, recipe: str, training: Training | None, searched: tuple[Graph, Plan] | None = None
-    ) -> Record:
-        try:
-            record = make_candidate(network, recipe, training.seconds if training else None, searched=searched)
-        except STOPPING:
-            raise
-        except Exception as error:
-            record = Record(network.candidate(recipe), "failed", reason(recipe, error))
-            self.db.event("failed", f"{record.candidate.label}: {record.reason}")
-        self._record(record)
-        return record
+    def _failed(self, task: FilesTask, error: Exception) -> list[Record]:
+        """Return the records of a network whose files could not be made, or not all."""
+        network = task.network(self.shop)
+        known = {record.id: record for record in self.db.records() if record.id in self.recorded}
+        failed = [Record(network.candidate(r), "failed", reason(r, error)) for r in task.recipes]
+        return [known.get(record.id, record) for record in failed]
+
+
+def _key(task: FilesTask) -> str:
+    return content_id(task.architecture.id, task.training.id if task.training else "")
+
+
+def _in_order(done: Mapping[str, Trained], jobs: Sequence[Job]) -> list[Trained]:
+    return [done[job.architecture.id] for job in jobs if job.architecture.id in done]
 
 
 def _told(stage: Stage, found: Found, new: set[str]) -> dict[str, Any]:
@@ -314,11 +367,3 @@ def _told(stage: Stage, found: Found, new: set[str]) -> dict[str, Any]:
         ],
         "records": sorted(new),
     }
-
-
-def reason(what: str, error: Exception) -> str:
-    """Return one line on what failed; the traceback goes to the log."""
-    log.debug("%s failed", what, exc_info=error)
-    return one_line(
-        f"{what}: {error}" if isinstance(error, BitfrontError) else f"{what}: {type(error).__name__}: {error}"
-    )

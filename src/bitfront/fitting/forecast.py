@@ -44,13 +44,15 @@ class Forecast:
     n_recipes: int = 1
     fixed_s: float = 0.0
     """Timing, test part, report."""
+    n_workers: int = 1
+    """Networks that are worked on beside each other."""
 
     @property
     def seconds(self) -> float:
         """The whole run."""
         kept = [a for a in self.candidate_s if a not in self.left_out]
         training = sum(self.train_s.get(a, 0.0) for a in kept)
-        return training + self.n_recipes * sum(self.candidate_s[a] for a in kept) + self.fixed_s
+        return (training + self.n_recipes * sum(self.candidate_s[a] for a in kept)) / self.n_workers + self.fixed_s
 
 
 def probe(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int) -> Forecast:
@@ -60,7 +62,7 @@ def probe(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int) -> Fore
     """
     macs = {job.architecture.id: _macs(shop, job.architecture) for job in jobs}
     largest = max(macs.values()) * (options.batch_size if options else 1)
-    with threads_for(largest):
+    with threads_for(0 if shop.one_thread else largest):
         return _probed(shop, jobs, options, n_recipes, macs=macs)
 
 
@@ -95,7 +97,7 @@ def fitted(found: Forecast, available_s: float | None) -> Forecast:
     if available_s is None or not found.train_s:
         return found
     available_s *= SPENT
-    training = sum(found.train_s.values())
+    training = sum(found.train_s.values()) / found.n_workers
     factor = max(0.0, available_s - (found.seconds - training)) / max(training, 1e-9)
     epochs = max(min(MIN_EPOCHS, found.epochs), min(int(found.epochs * factor), int(found.epochs * MAX_STRETCH)))
     share = epochs / found.epochs

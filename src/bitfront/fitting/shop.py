@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from bitfront import batches
 from bitfront.contracts import Part, Runtime
 from bitfront.errors import DataError
 from bitfront.fitting.config import Config
-from bitfront.record import content_id, to_json
-from bitfront.rundb import RunDb
+from bitfront.record import Record, content_id, to_json
 from bitfront.scan import scan, without
 from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 
-__all__ = ["Shop", "Tell", "open_shop"]
+__all__ = ["Shop", "Store", "Tell", "open_shop"]
 
 HOLDOUT = 5
 """Every so many-th sample of train serves as val when the data has none."""
@@ -28,12 +27,39 @@ Tell = Callable[[str, str, float], None]
 """Called with stage, text and the finished share of the current piece of work."""
 
 
+class Store(Protocol):
+    """The part of :class:`bitfront.rundb.RunDb` that work needs: results read back, or worked out and kept."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        ...
+
+    def put(self, name: str, value: Any) -> None:
+        """Store a plain value under a name."""
+        ...
+
+    def event(self, stage: str, text: str) -> None:
+        """Add a line to the log."""
+        ...
+
+    def cached(
+        self,
+        stage: str,
+        inputs: Any,
+        compute: Callable[[], Any],
+        files: Callable[[Any], Iterable[str]] = ...,
+    ) -> Any:
+        """Return ``compute()`` as plain data, or what it returned before for the same stage and inputs."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Shop:
     """What all work of a run has in common."""
 
     folder: Path
-    db: RunDb
+    db: Store
     opened: Opened
     runtime: Runtime
     parts: Mapping[str, Part]
@@ -45,13 +71,17 @@ class Shop:
     threads: int = 1
     tell: Tell = field(default=lambda stage, text, share: None)
     tracking: Tracking = field(default_factory=Tracking)
+    made: Callable[[Record], None] = field(default=lambda record: None)
+    """Called with every record as soon as its file is there."""
+    one_thread: bool = False
+    """Whether trainings take one thread whatever their size: beside each other, and the same bits everywhere."""
 
     def seed_of(self, *names: Any) -> int:
         """Return the seed of one piece of work: from the run's seed and what the work is."""
         return int(content_id(self.seed, *names)[:8], 16)
 
 
-def open_shop(db: RunDb, config: Config, opened: Opened, runtime: Runtime, tell: Tell) -> Shop:
+def open_shop(db: Store, config: Config, opened: Opened, runtime: Runtime, tell: Tell) -> Shop:
     """Scan the data and make its parts ready: without bad files, limited, decoded once.
 
     Raises DataError for data that cannot be used.
@@ -74,7 +104,7 @@ def open_shop(db: RunDb, config: Config, opened: Opened, runtime: Runtime, tell:
     )
 
 
-def _with_val(parts: dict[str, Part], db: RunDb) -> dict[str, Part]:
+def _with_val(parts: dict[str, Part], db: Store) -> dict[str, Part]:
     """Hold some of train back as val when the data has no val part."""
     if "val" in parts:
         return parts

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from bitfront import __version__, batches
 from bitfront.contracts import Metrics
-from bitfront.errors import BitfrontError, DataError
-from bitfront.fitting.candidates import Network
+from bitfront.errors import BitfrontError
 from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, twins, with_latency
-from bitfront.fitting.exploring import STOPPING, Explorer, Found, Request, reason
+from bitfront.fitting.exploring import Explorer, Found, Request
 from bitfront.fitting.previews import rivals, write_previews
-from bitfront.fitting.searching import Searched, picked, search_network, summary, usual_evaluations, worth_searching
+from bitfront.fitting.searching import usual_evaluations, worth_searching
 from bitfront.fitting.space import Architecture
+from bitfront.fitting.tasks import SearchTask, reason
 from bitfront.fitting.training import Training, threads_for
 from bitfront.measure import memory, timing
 from bitfront.measure.system import system
 from bitfront.record import Measurement, Record, from_json
 from bitfront.report.searches import plan_labels, read_searches
-from bitfront.search.space import Genome
 from bitfront.verbs.scoring import score_session
 
 __all__ = ["Request", "Work"]
@@ -49,6 +48,7 @@ class Work(Explorer):
         self.environment()
         found = self.explore()
         records = found.records + self.search(found)
+        self.crew.rest()  # nothing disturbs the timing
         self.clock.begin(found.fixed_s)
         records = self.time(records)
         self.front(records)
@@ -70,51 +70,35 @@ class Work(Explorer):
         found: list[Record] = []
         if not self.config.bits.method:
             return found
-        told = []
+        told: dict[str, Any] = {}
         chosen = worth_searching(explored.records, explored.trained, self.config.bits.n_networks)
-        for n, (architecture, training) in enumerate(chosen):
-            file_s = explored.candidate_s.get(architecture.id, 0.0)
-            n_evaluations = usual_evaluations(self.config.bits) or THESIS_EVALUATIONS
-            pieces = [EVALUATION_SHARE * n_evaluations * file_s, *[file_s] * self.config.bits.n_members]
-            self.clock.extend(sum(pieces))
-            self.clock.begin(pieces[0])
-            left = self.time_left()
-            share = math.inf if left is None else SEARCH_SHARE * left / (len(chosen) - n)
-            try:
-                searched = self._search(architecture, training, share)
-            except STOPPING:
-                raise
-            except Exception as error:
-                self.say("search", f"{architecture.label}: {reason('not searched', error)}")
+        for task, searched in self._done(self._searches(chosen, explored)):
+            if isinstance(searched, Exception):
+                self.say("search", f"{task.label}: {reason('not searched', searched)}")
                 continue
-            files: dict[Genome, str] = {}
-            for member in picked(searched, self.config.bits.n_members):
-                plan = searched.plan(member.genome)
-                self.clock.begin(file_s)
-                self.clock.tell("search", f"{architecture.label} {plan.recipe}")
-                record = self._candidate(searched.network, plan.recipe, training, (searched.graph(plan), plan))
-                files[member.genome] = record.id
-                found.append(record)
-            told.append(summary(searched, files))
-        self.db.put("searches", told)
+            for record in searched.records:
+                self._made(record)
+            n, front = searched.n_evaluations, searched.n_front
+            self.say("search", f"{task.label}: {n:.0f} evaluations, {front} on the front of bits")
+            told[task.architecture.id] = searched
+        for architecture, _ in chosen:
+            found += told[architecture.id].records if architecture.id in told else []
+        self.db.put("searches", [told[a.id].summary for a, _ in chosen if a.id in told])
         return found
 
-    def _search(self, architecture: Architecture, training: Training | None, time_s: float) -> Searched:
-        if time_s <= 0:
-            raise DataError("the time is up")
-        network = Network(self.shop, architecture, self.db.folder / training.weights if training else None)
-        budget = self.config.budget
-        searched = search_network(
-            network,
-            self.config.bits,
-            floor=budget.min_score,
-            max_drop=budget.max_drop,
-            time_s=None if math.isinf(time_s) else time_s,
-            say=lambda text, share: self.clock.tell("search", f"{architecture.label} {text}", share),
-        )
-        n, front = searched.result.n_evaluations, len(searched.result.front)
-        self.say("search", f"{architecture.label}: {n:.0f} evaluations, {front} on the front of bits")
-        return searched
+    def _searches(
+        self, chosen: Sequence[tuple[Architecture, Training | None]], explored: Found
+    ) -> Iterator[tuple[SearchTask, float]]:
+        """Yield the searches, each with its part of the time that is left when it begins, and its forecast time."""
+        bits, budget = self.config.bits, self.config.budget
+        for n, (architecture, training) in enumerate(chosen):
+            file_s = explored.candidate_s.get(architecture.id, 0.0)
+            n_evaluations = usual_evaluations(bits) or THESIS_EVALUATIONS
+            cost_s = (EVALUATION_SHARE * n_evaluations + bits.n_members) * file_s
+            self.clock.extend(cost_s / self.crew.n)
+            left, n_rounds = self.time_left(), math.ceil((len(chosen) - n) / self.crew.n)
+            share = None if left is None else SEARCH_SHARE * left / n_rounds
+            yield SearchTask(architecture, training, bits, budget.min_score, budget.max_drop, share), cost_s
 
     # --- time, front --------------------------------------------------------------------------------------------------
     def time(self, records: Sequence[Record]) -> list[Record]:

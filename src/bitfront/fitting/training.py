@@ -138,7 +138,7 @@ def _train(
         return hopeless(n / options.epochs, scores, macs, parameters, rivals)
 
     folder = shop.folder / "trainings" / identity
-    with threads_for(macs * options.batch_size):
+    with threads_for(0 if shop.one_thread else macs * options.batch_size):
         result = train(
             module,
             opened.task,

@@ -1,0 +1,145 @@
+"""The tasks of a run on a Ray cluster: its scheduler places them, its retries do again what a lost worker was at.
+
+Every node must have bitfront installed and see the run folder and the data under the same paths.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from bitfront.errors import BitfrontError, DeviceError, UsageError
+from bitfront.fitting.crew import N_TRIES, died, environment, taken_over, todo
+from bitfront.fitting.shop import Shop
+from bitfront.fitting.tasks import T
+from bitfront.fitting.worker import Place, absorb, open_worker, outcome
+from bitfront.rundb import RunDb
+
+__all__ = ["LOCAL", "RayCrew"]
+
+log = logging.getLogger(__name__)
+
+LOCAL = "local"
+"""Address that means: start Ray on this machine, for this process only."""
+STORE_BYTES = 128 << 20
+"""Ray's shared memory on this machine; tasks and their values are small."""
+CLOSED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""What a Ray of our own is started with: it asks for its token, reports nothing to its makers, and (the last; what Ray
+does by itself where firewalls ask) every server listens on the loopback address alone."""
+
+
+class RayCrew:
+    """Does tasks on the cluster at an address, or on one that is started here."""
+
+    apart = True
+
+    def __init__(self, address: str, n: int | None = None) -> None:
+        """Prepare; ``n`` tasks at a time, by default as many as the cluster has CPUs. Raises UsageError without Ray."""
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--ray needs Ray, which is not installed", hint="pip install 'bitfront[ray]'")
+        if n is not None and n < 1:
+            raise UsageError(f"{n} workers do nothing", hint="--workers takes 1 or more")
+        self.address, self.n = address, n or os.cpu_count() or 1
+        self._asked = n
+        self._started = False
+        self._n_gpus = 0.0
+
+    def __enter__(self) -> Self:
+        """Connect, or start. Raises DeviceError when there is no cluster at the address."""
+        ray = self._ray = self._connected()
+        resources = ray.cluster_resources()
+        self._n_gpus = resources.get("GPU", 0.0)
+        if self._asked is None:
+            self.n = max(1, int(resources.get("CPU", 1)))
+        return self
+
+    def _connected(self) -> Any:
+        own = self.address == LOCAL
+        with environment(CLOSED if own else {}):
+            import ray
+
+            if ray.is_initialized():  # by the program that we are part of
+                return ray
+            quiet = {"log_to_driver": False, "configure_logging": False}
+            here = {"num_cpus": self.n, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+            try:
+                ray.init(**({**quiet, **here} if own else {**quiet, "address": self.address}))
+            except Exception as error:  # Ray raises whatever its parts raise
+                hint = "`ray start --head` starts a cluster; --ray local needs none"
+                raise DeviceError(f"no Ray at '{self.address}': {error}", hint=hint) from error
+            self._started = True
+        return ray
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self._started:
+            self._ray.shutdown()
+            self._started = False
+
+    def rest(self) -> None:
+        """Ray ends idle workers by itself."""
+
+    def run(self, tasks: Iterable[T], shop: Shop, db: RunDb, place: Place) -> Iterator[tuple[T, Any]]:
+        """Yield each task with what came of it, as they finish."""
+        absorb(db)
+        ray = self._ray
+        remote = ray.remote(max_retries=N_TRIES - 1, num_cpus=1)(_serve)
+        where = ray.put(pickle.dumps(place))
+        found: deque[tuple[T, Any]] = deque()
+        waiting = todo(tasks, shop, db, found)
+        running: dict[Any, T] = {}
+        try:
+            while True:
+                while len(running) < self.n:
+                    task = next(waiting, None)
+                    while found:
+                        yield found.popleft()
+                    if task is None:
+                        break
+                    n_gpus = 1 if task.trains and self._n_gpus >= 1 else 0
+                    running[remote.options(num_gpus=n_gpus).remote(where, pickle.dumps(task))] = task
+                if not running:
+                    return
+                (done, *_), _ = ray.wait(list(running), num_returns=1)
+                task = running.pop(done)
+                shop.tell("workers", f"{len(running)} at work; {task.label} is done", 0.0)
+                yield task, taken_over(self._value(done), db)
+        finally:
+            for left in running:
+                ray.cancel(left, force=True)
+
+    def _value(self, reference: Any) -> Any:
+        try:
+            return pickle.loads(self._ray.get(reference))
+        except self._ray.exceptions.WorkerCrashedError:
+            return died(N_TRIES)
+        except self._ray.exceptions.RayError as error:
+            return BitfrontError(f"Ray: {str(error).strip().splitlines()[0]}")
+
+
+class _Opened:
+    """What a worker process of Ray holds from one task to the next: the run it opened."""
+
+    place: ClassVar[bytes] = b""
+    shop: ClassVar[Shop | None] = None
+
+    @classmethod
+    def at(cls, place: bytes) -> Shop:
+        if cls.shop is None or cls.place != place:
+            cls.shop = open_worker(pickle.loads(place), lambda stage, text, share: None, lambda record: None)
+            cls.place = place
+        return cls.shop
+
+
+def _serve(place: bytes, task: bytes) -> bytes:
+    """Do one task in a worker process of Ray."""
+    pickle.loads(place).enter()  # a task may be of a module that only the main process knows where to find
+    return pickle.dumps(outcome(pickle.loads(task), lambda: _Opened.at(place)))
