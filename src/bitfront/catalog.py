@@ -10,6 +10,7 @@ __all__ = ["CATALOG", "KINDS"]
 KINDS = ("task", "dataset", "model", "runtime", "device", "objective", "tracker")
 
 CATALOG: dict[str, str] = {
+    "task/classification": "bitfront.tasks.classification:Classification",
     "task/segmentation": "bitfront.tasks.segmentation:Segmentation",
     "dataset/conveyor": "bitfront.data.conveyor:Conveyor",
     "dataset/folder": "bitfront.data.folder:Folder",
@@ -17,6 +18,10 @@ CATALOG: dict[str, str] = {
     "dataset/cityscapes": "bitfront.data.cityscapes:Cityscapes",
     "dataset/voc": "bitfront.data.voc:Voc",
     "dataset/ade20k": "bitfront.data.ade20k:Ade20k",
+    "dataset/class_folder": "bitfront.data.class_folder:ClassFolder",
+    "dataset/csv": "bitfront.data.label_table:LabelTable",
+    "dataset/digits": "bitfront.data.digits:Digits",
+    "dataset/mnist": "bitfront.data.mnist:Mnist",
     "dataset/coco_stuff": "bitfront.data.coco_stuff:CocoStuff",
     "dataset/yaml": "bitfront.data.described:Described",
     "model/bisenet_v2": "bitfront.models.bisenet_v2:BiSeNetV2",
@@ -24,6 +29,8 @@ CATALOG: dict[str, str] = {
     "model/deeplab_v3_mobilenet_v3": "bitfront.models.deeplab_v3_mobilenet_v3:DeepLabV3MobileNetV3",
     "model/deeplab_v3plus_mobilenet_v2": "bitfront.models.deeplab_v3plus_mobilenet_v2:DeepLabV3PlusMobileNetV2",
     "model/fast_scnn": "bitfront.models.fast_scnn:FastScnn",
+    "model/mnist_cnn": "bitfront.models.mnist_cnn:MnistCnn",
+    "model/mobilenet_v2": "bitfront.models.mobilenet_v2:MobileNetV2",
     "model/q_seg1": "bitfront.models.q_seg:QSeg1",
     "model/q_seg2": "bitfront.models.q_seg:QSeg2",
     "model/tiny": "bitfront.models.tiny:Tiny",

@@ -96,6 +96,9 @@ class Prediction:
     boxes: NDArray[np.float32] | None = None
     labels: NDArray[np.int64] | None = None
     scores: NDArray[np.float32] | None = None
+    """``(n,)`` of the boxes; of a whole image ``(k,)``, the logits of its classes (classification)."""
+    label: int | None = None
+    """Class of the whole image (classification)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class DataInfo:
     """The class that is not an object (left out of foreground scores); ``None`` when all classes are equals."""
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     """What the data's own description asks of preprocessing (``mean``, ``std``, ``resize``); empty when silent."""
+    augment: str = "light"
+    """The augmentation (:data:`bitfront.augment.AUGMENTS`) that training takes when none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +245,10 @@ class Task(Protocol):
         """The read-out of a network with this many output channels. Raises UsageError when they do not fit."""
 
     def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo) -> torch.Tensor:
-        """Scalar training loss; ``outputs`` is ``(b, k, h, w)`` logits (auxiliary outputs are the model's affair)."""
+        """Scalar training loss; ``outputs`` are logits, ``(b, k, h, w)`` of maps and ``(b, k)`` of whole images.
+
+        Auxiliary outputs are the model's affair.
+        """
 
     def predict(
         self, outputs: NDArray[Any], contract: OutputContract, sizes: Sequence[tuple[int, int]]
@@ -254,12 +262,17 @@ class Task(Protocol):
         """Return a scorer of raw outputs for these samples; it keeps their labels, not their images."""
 
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:
-        """Overlay a prediction, with a legend."""
+        """Draw a prediction on the image (which may be enlarged and get a strip with text)."""
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A network family: a frozen dataclass whose fields are its options; the options in ``knobs`` are searchable."""
+    """A network family: a frozen dataclass whose fields are its options; the options in ``knobs`` are searchable.
+
+    A family may say more: ``usual_size``, the (height, width) that it is used at when nobody says another (256x256);
+    ``any_size``, false where it takes no other; ``usual_preprocess``, how it wants to be fed (a key of
+    :data:`bitfront.sources.PREPROCESS`; ``imagenet``).
+    """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]]
@@ -296,7 +309,7 @@ class Session(Protocol):
     """An opened artifact."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Run normalized float32 ``(b, c, h, w)`` images; returns the first output, ``(b, k, h, w)`` for maps.
+        """Run normalized float32 ``(b, c, h, w)`` images; returns the first output, ``(b, k, h, w)`` or ``(b, k)``.
 
         The session itself quantizes, transposes and splits batches as its artifact's input contract says.
         """

@@ -65,7 +65,7 @@ def fit(
     model: str = "fast_scnn",
     data: str = "conveyor",
     *,
-    task: str = "segmentation",
+    task: str = "",
     reader: str = "",
     budget: Budget | None = None,
     space: Mapping[str, Sequence[Any]] | None = None,
@@ -102,7 +102,7 @@ def fit(
     Args:
         model: catalogue name, checkpoint, ``.onnx`` file or ``package.module:factory``.
         data: catalogue name, folder or data YAML.
-        task: what is asked of the network.
+        task: what is asked of the network; by default what model and data are for.
         reader: reader of the data folder, when it is not recognised.
         budget: limits; all of them are optional.
         space: knob -> values to try, and ``resolution`` -> ``(height, width)`` values.
@@ -170,7 +170,7 @@ def search(
     data: str,
     *,
     bits: BitSearch | None = None,
-    task: str = "segmentation",
+    task: str = "",
     reader: str = "",
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
@@ -185,7 +185,7 @@ def search(
         model: catalogue name (with ``weights``), checkpoint, ``.onnx`` file or ``package.module:factory``.
         data: catalogue name, folder or data YAML; the search scores on its val part, screens on its train part.
         bits: method, widths, costs and limits.
-        task: what is asked of the network.
+        task: what is asked of the network; by default what model and data are for.
         reader: reader of the data folder, when it is not recognised.
         settings: knobs, e.g. ``{"resolution": (256, 256)}``.
         weights: checkpoint for catalogue models and factories.

@@ -33,7 +33,7 @@ MAX_BAD_FILES = 100
 """More unreadable files than this share, or this number, are no accident: the data must be repaired."""
 
 GENERATED = 100
-"""Of generated data, which has no files to be damaged, so many samples of a part are looked at."""
+"""Of generated data, which has nothing that could be damaged, so many samples of a part are looked at."""
 
 VERSION = 1
 """Part of the cache key: raise when decoding or the checks change."""
@@ -239,7 +239,7 @@ def _look(part: Part, index: int, identity: str, image: str) -> _Finding:
 
 def _part_findings(dataset: Dataset, name: str, cache: Path | None, progress: Progress | None) -> list[_Finding]:
     part, files = dataset.part(name), dataset.files(name)
-    n = len(part) if files else min(len(part), GENERATED)
+    n = len(part) if files or isinstance(part, _Explains) else min(len(part), GENERATED)
     store = _Cache.open(cache, dataset, name, part)
     found = []
     with ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1)) as pool:
@@ -322,7 +322,7 @@ def _summary(name: str, n: int, findings: Sequence[_Finding], info: DataInfo) ->
     good = [f for f in findings if not f.reason]
     counts = np.zeros(256, np.int64)
     for finding in good:
-        counts[list(finding.values)] += finding.pixels
+        counts[list(finding.values)] += np.array(finding.pixels, np.int64)
     boxes = Counter(label for f in good for label in f.boxes)
     whole = Counter(f.label for f in good if f.label is not None)
     pixels = _by_class(counts, info) if counts.any() else {}

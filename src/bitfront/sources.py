@@ -2,7 +2,7 @@
 
 MODEL is a catalogue name, a checkpoint (``.safetensors``; ``.pt`` only where torch opens it without running code), an
 ``.onnx`` file, or ``package.module:factory`` for anyone's own torch module. DATA is a catalogue name (``name:folder``
-chooses the reader of a folder), a folder, or a data YAML.
+chooses the reader of a folder), a folder, a data YAML, or a CSV file of paths and labels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ IMAGENET_GREY = (0.449, 0.226)
 FOREIGN_SIZE = (512, 512)
 """Size of a checkpoint that does not say what it was trained at."""
 FRESH_SIZE = (256, 256)
+"""Size of a network that does not say at which it is used."""
 FACTORY_MULTIPLE = 32
+GENERAL = ("folder", "class_folder", "csv")
+"""Readers of layouts that others are special cases of."""
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -71,9 +74,11 @@ def open_data(text: str, reader: str = "", **options: Any) -> Dataset:
     path = Path(text).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
         return _open_chosen(path) or _open("yaml", path, options)
+    if path.suffix.lower() == ".csv":
+        return _open("csv", path, options)
     if not path.is_dir():
         if path.exists():
-            raise UsageError(f"'{text}' is a file, not a dataset", hint="give a folder, a data YAML or a name")
+            raise UsageError(f"'{text}' is a file, not a dataset", hint="give a folder, a data YAML, a CSV or a name")
         error = unknown_name("dataset", text, known)
         raise UsageError(f"no dataset and no folder '{text}'", hint=error.hint)
     return _open(_reader(path, known), path, options)
@@ -107,7 +112,7 @@ def _open_chosen(path: Path) -> Dataset | None:
 
 def _reader(root: Path, known: tuple[str, ...]) -> str:
     fitting = [name for name in known if load("dataset", name).recognises(root)]
-    specific = [name for name in fitting if name != "folder"] or fitting
+    specific = [name for name in fitting if name not in GENERAL] or fitting
     if len(specific) == 1:
         return specific[0]
     if specific:
@@ -116,8 +121,8 @@ def _reader(root: Path, known: tuple[str, ...]) -> str:
         )
     raise UsageError(
         f"'{root}' has no layout that bitfront knows",
-        hint=f"a plain folder holds train/images and train/masks; else write a data YAML, or choose with --reader "
-        f"{', '.join(known)}",
+        hint="a plain folder holds train/images and train/masks, or pictures in train/CLASS; else write a data YAML, "
+        f"or choose with --reader {', '.join(known)}",
     )
 
 
@@ -167,7 +172,8 @@ class Source:
         """
         own, n = (self.input.height, self.input.width), self.size_multiple
         if not self.any_size and size != own:
-            raise UsageError(f"{self.name} takes {own[0]}x{own[1]} only", hint="export it with free height and width")
+            hint = "export it with free height and width" if self.kind == "onnx" else "choose another model"
+            raise UsageError(f"{self.name} takes {own[0]}x{own[1]} only", hint=hint)
         if any(side <= 0 or side % n for side in size):
             near = "x".join(str(max(n, round(side / n) * n)) for side in size)
             raise UsageError(
@@ -177,7 +183,7 @@ class Source:
         channels = int((options or {}).get("channels", self.input.channels))
         if channels == self.input.channels:
             return replace(self.input, height=size[0], width=size[1])
-        mean, std = _normalization("imagenet", channels)
+        mean, std = _normalization(_usual(self.family), channels)
         color = "y" if channels == 1 else "rgb"
         return replace(self.input, height=size[0], width=size[1], channels=channels, color=color, mean=mean, std=std)
 
@@ -296,7 +302,7 @@ def _from_catalogue(request: _Request) -> Source:
     source = Source(
         kind="catalogue",
         name=name,
-        input=_contract(FRESH_SIZE, model.channels, request),
+        input=_contract(getattr(family, "usual_size", FRESH_SIZE), model.channels, request, family),
         output=task.output(model.classes, request.info),
         family=family,
         options=given,
@@ -306,6 +312,7 @@ def _from_catalogue(request: _Request) -> Source:
         backbones=found.backbones,
         digest=content_id("catalogue", name, given),
     )
+        any_size=getattr(family, "any_size", True),
     part = source.backbone_for({})
     if part is None or source.weights_for({}, FRESH_SIZE) is not None:
         return source
@@ -346,8 +353,9 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
     contract = weights.input
     notes: tuple[str, ...] = ()
     if contract is None or request.preprocess:
-        contract = _contract(FOREIGN_SIZE, int(weights.options.get("channels", 3)), request)
-        feed = request.preprocess or ("the data's" if info.preprocess else "imagenet")
+        size = getattr(family, "usual_size", FOREIGN_SIZE)
+        contract = _contract(size, int(weights.options.get("channels", 3)), request, family)
+        feed = request.preprocess or ("the data's" if info.preprocess else _usual(family))
         notes = (
             f"{path.name} does not say how it was trained: fed at {contract.height}x{contract.width} with {feed} "
             "normalization; --set resolution= and --preprocess change that",
@@ -370,6 +378,7 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
         weights=(weights,),
         path=path,
         digest=weights.sha256,
+        any_size=getattr(family, "any_size", True),
         notes=notes,
     )
 
@@ -402,10 +411,10 @@ def _listed(classes: tuple[str, ...]) -> str:
 
 
 # --- preprocessing ---------------------------------------------------------------------------------------------------
-def _contract(size: tuple[int, int], channels: int, request: _Request) -> InputContract:
-    """Return how a network is fed: as asked, else as the data's description says, else normalized like ImageNet."""
+def _contract(size: tuple[int, int], channels: int, request: _Request, family: Any = None) -> InputContract:
+    """Return how a network is fed: as asked, as the data's description says, else as its family usually is."""
     data = {} if request.preprocess else request.info.preprocess
-    mean, std = _normalization(request.preprocess or "imagenet", channels)
+    mean, std = _normalization(request.preprocess or _usual(family), channels)
     return InputContract(
         *size,
         channels=channels,
@@ -420,6 +429,10 @@ def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[f
     pair = PREPROCESS[name]
     if pair is not None:
         return (pair[0],) * channels, (pair[1],) * channels
+def _usual(family: Any) -> str:
+    return str(getattr(family, "usual_preprocess", "imagenet"))
+
+
     if channels == len(IMAGENET.mean):
         return IMAGENET.mean, IMAGENET.std
     return (IMAGENET_GREY[0],) * channels, (IMAGENET_GREY[1],) * channels

@@ -75,7 +75,7 @@ def test_a_model_builds_with_every_single_knob(name: str) -> None:
 
     family = load("model", name)
     assert set(family.knobs) <= {f.name for f in dataclasses.fields(family)}
-    size = 2 * family.size_multiple
+    height, width = (2 * family.size_multiple,) * 2 if getattr(family, "any_size", True) else family.usual_size
     default = {f.name: f.default for f in dataclasses.fields(family)}
     for knob, values in family.knobs.items():
         sizes = []
@@ -83,8 +83,8 @@ def test_a_model_builds_with_every_single_knob(name: str) -> None:
             model = family(**{**default, "classes": 3, knob: value})
             with torch.random.fork_rng(devices=[]), torch.inference_mode():
                 module = model.build().eval()
-                out = module(torch.zeros(1, model.channels, size, size))
-            assert out.shape == (1, 3, size, size)
+                out = module(torch.zeros(1, model.channels, height, width))
+            assert out.shape == ((1, 3, height, width) if "segmentation" in family.tasks else (1, 3))
             sizes.append(sum(p.numel() for p in module.parameters()))
         assert sizes == sorted(sizes), f"{knob}: from cheap to costly"
 
@@ -124,9 +124,9 @@ def test_a_perfect_answer_scores_one(name: str, rng: np.random.Generator) -> Non
     task = load("task", name)()
     info = DataInfo("x", ("background", "a", "b"), background=0)
     mask = rng.integers(0, 3, (16, 16)).astype(np.uint8)
-    sample = contracts.Sample("s", np.zeros((16, 16, 3), np.uint8), mask=mask)
+    sample = contracts.Sample("s", np.zeros((16, 16, 3), np.uint8), mask=mask, label=2)
     meter = task.meter(info)
-    meter.add(contracts.Prediction(mask=mask), sample)
+    meter.add(contracts.Prediction(mask=mask, label=2), sample)
     result = meter.result()
     assert result.value == 1
     assert set(result.definitions) >= set(result.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,41 @@ def described(root: Path) -> Path:
     return root
 
 
+def class_folder(root: Path) -> Path:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            for i in range(12 if part == "train" else 2):
+                image(root / part / name / f"{i}.jpg")
+    return root
+
+
+def label_table(root: Path) -> Path:
+    for i in range(24):
+        image(root / f"pictures/{i}.jpg")
+    rows = [f"pictures/{i}.jpg,{'cat' if i % 2 else 'dog'}" for i in range(24)]
+    (root / "labels.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    return root
+
+
+def mnist(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for prefix, n in (("train", 40), ("t10k", 10)):
+        images, labels = rng.integers(0, 256, (n, 6, 5), np.uint8), np.arange(n, dtype=np.uint8) % 10
+        for what, array in (("images", images), ("labels", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            with gzip.open(root / f"{prefix}-{what}-idx{array.ndim}-ubyte.gz", "wb") as file:
+                file.write(head + array.tobytes())
+    return root
+
+
 EXAMPLES: dict[str, Callable[[Path], Path | None]] = {
     "ade20k": ade20k,
     "camvid": camvid,
+    "class_folder": class_folder,
+    "csv": label_table,
+    "digits": lambda root: None,
+    "mnist": mnist,
     "cityscapes": cityscapes,
     "coco_stuff": coco_stuff,
     "conveyor": lambda root: None,
@@ -87,6 +120,8 @@ EXAMPLES: dict[str, Callable[[Path], Path | None]] = {
     "voc": voc,
     "yaml": described,
 }
+GENERAL = {"folder", "class_folder", "csv"}
+"""Layouts that others may look like."""
 OPTIONS: dict[str, dict[str, Any]] = {"conveyor": {"size": 48, "n_train": 4, "n_val": 2, "n_test": 1}}
 EACH = pytest.mark.parametrize("name", names("dataset"))
 
@@ -126,6 +161,8 @@ def test_samples(name: str, opened: Dataset) -> None:
                 assert sample.mask.shape == (height, width)
                 assert sample.mask.dtype == np.uint8
                 assert set(np.unique(sample.mask)) <= {*range(len(opened.info.classes)), IGNORE}
+            if opened.info.tasks == ("classification",):
+                assert sample.label in range(len(opened.info.classes))
             if sample.boxes is not None:
                 assert sample.labels is not None
                 assert sample.boxes.dtype == np.float32
@@ -152,7 +189,7 @@ def test_files_and_digest(name: str, opened: Dataset) -> None:
 @EACH
 def test_layouts_are_told_apart(name: str, opened: Dataset, tmp_path: Path) -> None:
     recognised = {n for n in names("dataset") if load("dataset", n).recognises(tmp_path)}
-    assert recognised - {"folder"} <= {name}
+    assert recognised - GENERAL <= {name}
     if opened.files(opened.parts()[0]):
         assert name in recognised
         assert opened.files(opened.parts()[0])[0][0].is_relative_to(tmp_path)

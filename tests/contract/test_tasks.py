@@ -16,6 +16,8 @@ INFOS = [
 ]
 CASES = [(name, info) for name in names("task") for info in INFOS]
 pytestmark = pytest.mark.parametrize(("name", "info"), CASES, ids=lambda v: getattr(v, "name", v))
+MAP = {"segmentation": (16, 16), "classification": ()}
+"""Height and width of a network's answer to an image of 16x16."""
 SIZES = [(24, 40), (17, 5)]
 
 
@@ -36,7 +38,7 @@ def samples(rng: np.random.Generator, n_classes: int) -> list[Sample]:
 
 def predictions(task: Task, info: DataInfo, rng: np.random.Generator) -> list[Prediction]:
     channels = task.channels(info)
-    outputs = rng.normal(size=(2, channels, 16, 16)).astype(np.float32)
+    outputs = rng.normal(size=(2, channels, *MAP[task.name])).astype(np.float32)
     return task.predict(outputs, task.output(channels, info), SIZES)
 
 
@@ -51,7 +53,7 @@ def test_keeps_the_contract(name: str, info: DataInfo) -> None:
 
 def test_loss_is_a_finite_scalar_with_gradients(name: str, info: DataInfo, rng: np.random.Generator) -> None:
     task = load("task", name)()
-    outputs = torch.from_numpy(rng.normal(size=(2, task.channels(info), 16, 16))).float().requires_grad_()
+    outputs = torch.from_numpy(rng.normal(size=(2, task.channels(info), *MAP[name]))).float().requires_grad_()
     batch = Batch(
         np.zeros((2, 3, 16, 16), np.float32),
         rng.integers(0, len(info.classes), (2, 16, 16), np.uint8),
@@ -73,7 +75,8 @@ def test_predicts_scores_and_draws(name: str, info: DataInfo, rng: np.random.Gen
     for prediction, sample in zip(predictions(task, info, rng), samples(rng, len(info.classes)), strict=True):
         meter.add(prediction, sample)
         drawn = task.draw(sample.image, prediction, info)
-        assert (drawn.shape, drawn.dtype) == (sample.image.shape, np.uint8)
+        assert (drawn.ndim, drawn.shape[2], drawn.dtype) == (3, 3, np.uint8)
+        assert all(new >= old for new, old in zip(drawn.shape, sample.image.shape, strict=True))
     found = meter.result()
     assert found.n == 2
     assert found.score in found.values

@@ -35,6 +35,8 @@ def conv_file(
         nodes.append(helper.make_node("ArgMax", ["c"], ["y"], axis=1, keepdims=0))
     elif last == "GlobalAveragePool":
         nodes += [helper.make_node(last, ["c"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    elif last == "Transposed":
+        nodes.append(helper.make_node("Transpose", ["c"], ["y"], perm=[0, 1, 3, 2]))
     elif last:
         nodes.append(helper.make_node(last, ["c"], ["y"]))
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))]
@@ -112,9 +114,16 @@ def test_free_sizes_get_a_default(tmp_path: Path) -> None:
     assert "takes any size" in found.notes[1]
 
 
-def test_what_is_no_segmentation_net_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gives \(1, 1\), not a map"):
-        RUNTIME.describe(conv_file(tmp_path / "m.onnx", last="GlobalAveragePool"))
+@pytest.mark.parametrize(("channels", "readout"), [(1, "threshold"), (4, "argmax")])
+def test_an_answer_without_a_map_is_a_class(channels: int, readout: str, tmp_path: Path) -> None:
+    found = RUNTIME.describe(conv_file(tmp_path / "m.onnx", channels, "GlobalAveragePool"))
+    assert (found.task, found.output.readout) == ("classification", readout)
+    assert RUNTIME.describe(conv_file(tmp_path / "n.onnx", channels)).task == "segmentation"
+
+
+def test_what_answers_with_nothing_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gives \(1, 1, 12, 8\), neither a map nor a class"):
+        RUNTIME.describe(conv_file(tmp_path / "m.onnx", last="Transposed"))
     with pytest.raises(DataError, match="takes 4 channels"):
         RUNTIME.describe(pixel_file(tmp_path / "m.onnx", TensorProto.FLOAT, (1, 4, H, W)))
     with pytest.raises(DataError, match=r"takes DOUBLE \[1, 3, 8, 12\], not images"):

@@ -65,13 +65,14 @@ def check(
 
 
 def _classes(health: Any) -> list[Any]:
-    """Return the share of every class in every part, where there are masks."""
-    parts = {name: part.pixels for name, part in health.parts.items() if part.pixels}
-    if not parts:
-        return []
-    names = list(next(iter(parts.values())))
-    rows = [(c, *(percent(pixels[c] / max(1, sum(pixels.values()))) for pixels in parts.values())) for c in names]
-    return [table(("class", *(f">{name} pixels" for name in parts)), rows)]
+    """Return the share of every class in every part: of the labelled pixels, and of the images with a class."""
+    found = []
+    for what in ("pixels", "images"):
+        parts = {name: getattr(part, what) for name, part in health.parts.items() if getattr(part, what)}
+        names = list(next(iter(parts.values()), ()))
+        rows = [(c, *(percent(counts[c] / max(1, sum(counts.values()))) for counts in parts.values())) for c in names]
+        found += [table(("class", *(f">{name} {what}" for name in parts)), rows)] if parts else []
+    return found
 
 
 @app.command

@@ -128,7 +128,9 @@ class ModelOptions:
         str | None, Parameter(help="How a file that does not say it wants to be fed: imagenet, unit, signed or raw.")
     ] = None
     reader: Annotated[str | None, Parameter(help="Reader of the data folder, when it is not recognised.")] = None
-    task: Annotated[str | None, Parameter(help="What is asked of the network [default: segmentation].")] = None
+    task: Annotated[
+        str | None, Parameter(help="segmentation or classification [default: what model and data are for].")
+    ] = None
 
     def fill(self, shared: Shared) -> dict[str, Any]:
         """Return these options as the verbs take them, completed from the configuration file. Raises UsageError."""

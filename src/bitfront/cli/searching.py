@@ -129,7 +129,6 @@ def search(
     wanted = bits.fill(shared, method, objective)
     wanted = replace(wanted, method=wanted.method or "surrogate", n_members=members or wanted.n_members)
     opening = {"settings": knobs(set_, shared), **model_options.fill(shared)}
-    opening["task"] = opening["task"] or "segmentation"
     if dry_run:
         plan = plan_search(chosen, place, bits=wanted, **opening)
         return Answer({"plan": plan}, [f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()])

@@ -52,6 +52,8 @@ class Pair:
     mask: Path | None
     wanted: str = ""
     """Where the label file was looked for when there is none."""
+    label: int | None = None
+    """Class of the whole image: there is no label file then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,13 +136,16 @@ class FilePart(Sequence[Sample]):
 
     @property
     def identity(self) -> object:
-        """Plain data that changes when the meaning of the label files changes."""
-        return self.labels.identity
+        """Plain data that changes when the meaning of the label files, or the class of an image, changes."""
+        whole = [pair.label for pair in self.pairs]
+        return self.labels.identity if all(label is None for label in whole) else [self.labels.identity, whole]
 
     def decode(self, index: int) -> tuple[Sample, tuple[str, ...]]:
         """Return one sample and what had to be done to read it."""
         pair = self.pairs[index]
         image = decode_image(pair.image)
+        if pair.label is not None:
+            return Sample(pair.id, image.pixels, label=pair.label), image.notes
         if pair.mask is None:
             raise DataError(f"{pair.image}: has no label map", hint=f"expected {pair.wanted}")
         mask = decode_mask(pair.mask, colors=self.labels.colors)
@@ -189,7 +194,8 @@ class FileDataset:
     def digest(self, name: str) -> str:
         """Content id of a part: names and bytes of all its files, and the meaning of the labels."""
         files = [
-            [pair.id, self._hash(pair.image), self._hash(pair.mask) if pair.mask else ""] for pair in self._pairs(name)
+            [pair.id, self._hash(pair.image), self._hash(pair.mask) if pair.mask else _class(pair)]
+            for pair in self._pairs(name)
         ]
         return content_id(files, self.info.classes, self.labels.identity)
 
@@ -211,6 +217,10 @@ class FileDataset:
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read: {error}", hint="check the path") from error
         return self._hashes[key]
+
+
+def _class(pair: Pair) -> str:
+    return "" if pair.label is None else f"class {pair.label}"
 
 
 def require_folder(root: Path | None, what: str) -> Path:

@@ -46,7 +46,8 @@ class Config:
     model: str = "fast_scnn"
     data: str = "conveyor"
     reader: str = ""
-    task: str = "segmentation"
+    task: str = ""
+    """Empty: what model and data are for."""
     budget: Budget = field(default_factory=Budget)
     space: Mapping[str, Any] = field(default_factory=dict)
     """Knob (or ``resolution``) -> values to try."""

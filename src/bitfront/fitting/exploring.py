@@ -198,7 +198,8 @@ class Explorer:
             )
         n_train = len(self.shop.parts.get("train", ()))
         epochs = usual_epochs(config, n_train)
-        options = train_options(config, n_train, epochs, fine=False) if trainings else None
+        augment = self.shop.opened.info.augment
+        options = train_options(config, n_train, epochs, fine=False, augment=augment) if trainings else None
         limit, recipes = config.budget.time_s, request.recipes
 
         def compute() -> Forecast:
@@ -288,7 +289,8 @@ class Explorer:
         start = nearest(architecture, before)
         fine = start is not None or source.weights_for(architecture.options, architecture.size) is not None
         epochs = max(1, math.ceil(scale * forecast.epochs * (job.share if fine else 1.0)))
-        options = train_options(self.config, len(self.shop.parts["train"]), epochs, fine=fine)
+        n_train, augment = len(self.shop.parts["train"]), self.shop.opened.info.augment
+        options = train_options(self.config, n_train, epochs, fine=fine, augment=augment)
         return TrainTask(architecture, options, start[1].weights if start else "", tuple(t for _, t in before))
 
     def _is_trained(self, architecture: Architecture, training: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import batches, images
-from bitfront.contracts import DataInfo, Part, Prediction, Runtime, Sample
+from bitfront.contracts import Part, Prediction, Runtime, Sample
 from bitfront.record import Record, content_id
 from bitfront.store import atomic_json, atomic_write
 
@@ -56,7 +56,7 @@ def write_previews(
             for title, record in {"float": twin, **quantized}.items()
         }
         panels = {}
-        for k, (title, picture) in enumerate(_panels(sample, answers, opened.info).items()):
+        for k, (title, picture) in enumerate(_panels(sample, answers, opened).items()):
             panels[title] = f"{n:02d}_{title if title.isalnum() else k}.jpg"
             atomic_write(folder / panels[title], images.jpeg(picture))
         score = shown.val.score if shown.val else "score"
@@ -120,10 +120,13 @@ def _answer(runtime: Runtime, opened: Opened, run_folder: Path, record: Record, 
         session.close()
 
 
-def _panels(sample: Sample, answers: Mapping[str, Prediction], info: DataInfo) -> dict[str, NDArray[np.uint8]]:
+def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -> dict[str, NDArray[np.uint8]]:
     """Return input, label, every answer with its legend, and where the last answer differs from the first."""
-    small = _small(sample.image)
+    small, info = _small(sample.image), opened.info
     panels = {"input": small}
+    if any(answer.label is not None for answer in answers.values()):
+        classes = {"label": Prediction(label=sample.label), **answers}
+        return panels | {name: opened.task.draw(small, answer, info) for name, answer in classes.items()}
     masks = {"label": sample.mask, **{name: answer.mask for name, answer in answers.items()}}
     for name, mask in masks.items():
         if mask is not None:

@@ -24,7 +24,6 @@ FINE_SHARE = 0.4
 N_VALIDATIONS = 8
 RATE, FINE_RATE = 5e-3, 2e-3
 BATCH_SIZE = 8
-AUGMENT = "light"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,8 @@ def usual_epochs(config: Config, n_train: int) -> int:
     return config.epochs or int(np.clip(round(seen / max(n_train, 1)), MIN_EPOCHS, MAX_EPOCHS))
 
 
-def train_options(config: Config, n_train: int, epochs: int, *, fine: bool) -> Any:
-    """Return the :class:`bitfront.train.options.TrainOptions` of one training."""
+def train_options(config: Config, n_train: int, epochs: int, *, fine: bool, augment: str = "light") -> Any:
+    """Return the :class:`bitfront.train.options.TrainOptions` of one training; ``augment`` is what suits the data."""
     from bitfront.train.options import TrainOptions
 
     return TrainOptions(
@@ -94,6 +93,6 @@ def train_options(config: Config, n_train: int, epochs: int, *, fine: bool) -> A
         batch_size=min(config.batch_size or BATCH_SIZE, max(1, n_train)),
         rate=config.learning_rate or (FINE_RATE if fine else RATE),
         validate_every=max(1, epochs // N_VALIDATIONS),
-        augment=config.augment or AUGMENT,
+        augment=config.augment or augment,
         score=config.score,
     )

@@ -59,6 +59,8 @@ class Description:
     """What was assumed, in sentences."""
     any_size: bool = False
     """Whether the file leaves height and width open."""
+    task: str = "segmentation"
+    """What a file with an answer of this shape does: maps, or one answer for an image (``classification``)."""
 
 
 def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> Description:
@@ -79,13 +81,14 @@ def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> 
     known = onnx_file.contract_of(model, path)
     if known is not None:
         unused = f"{path.name} says how it is fed; --preprocess {preprocess} is not used"
-        return Description(known[0], known[1], (unused,) if preprocess else ())
+        task = "classification" if _is_flat(model) else "segmentation"
+        return Description(known[0], known[1], (unused,) if preprocess else (), task=task)
     contract, any_size = _sized(model, path)
     contract, notes = _normalized(contract, preprocess, dict(info.preprocess) if info else {}, path.name)
     if any_size:
         notes = (*notes, f"{path.name} takes any size; fed at {contract.height}x{contract.width}")
-    output, more = _output(model, path, contract)
-    return Description(contract, output, (*notes, *more), any_size)
+    output, more, task = _output(model, path, contract)
+    return Description(contract, output, (*notes, *more), any_size, task)
 
 
 def export(path: Path, recipe: str, batches: Iterable[NDArray[np.float32]], folder: Path, found: Description) -> Path:
@@ -166,26 +169,41 @@ def _repeated(value: Any, n: int) -> tuple[float, ...]:
     return items * n if len(items) == 1 else items
 
 
-def _output(model: onnx.ModelProto, path: Path, contract: InputContract) -> tuple[OutputContract, tuple[str, ...]]:
-    """Read-out by what the first output is; its shape is that of a run on a black image."""
+def _is_flat(model: onnx.ModelProto) -> bool:
+    """Whether the first output has no map: ``(b,)`` or ``(b, k)``."""
+    kind = model.graph.output[0].type.tensor_type
+    return bool(kind.HasField("shape")) and len(kind.shape.dim) < 3
+
+
+def _output(model: onnx.ModelProto, path: Path, contract: InputContract) -> tuple[OutputContract, tuple[str, ...], str]:
+    """Read-out and task by what the first output is; its shape is that of a run on a black image."""
     session = OnnxSession(path)
     try:
         black = np.zeros((1, contract.channels, contract.height, contract.width), np.float32)
         values = session.run(black)
     finally:
         session.close()
+    task = "classification" if values.ndim < 3 or values.shape[2:] == (1, 1) else "segmentation"
     size = values.shape[1:3] if values.ndim == 3 or contract.layout == "nhwc" else values.shape[2:4]
-    if values.ndim not in (3, 4) or size[0] * contract.width != size[1] * contract.height:
-        raise DataError(f"'{path}' gives {values.shape}, not a map", hint="segmentation needs (batch, classes, h, w)")
+    is_map = values.ndim in (3, 4) and size[0] * contract.width == size[1] * contract.height
+    if task == "segmentation" and not is_map:
+        raise DataError(
+            f"'{path}' gives {values.shape}, neither a map nor a class",
+            hint="segmentation needs (batch, classes, h, w), classification (batch, classes)",
+        )
     if values.dtype.kind in "iub":
-        return OutputContract("labels", layout=contract.layout), (f"{path.name}: integer output, taken as labels",)
-    channels = 1 if values.ndim == 3 else values.shape[1 if contract.layout == "nchw" else 3]
+        note = f"{path.name}: integer output, taken as labels"
+        return OutputContract("labels", layout=contract.layout), (note,), task
+    flat = task == "classification"
+    axis = 1 if flat or contract.layout == "nchw" else 3
+    channels = 1 if values.ndim in (1, 3) else values.shape[axis]
     if channels > 1:
-        return OutputContract("argmax", layout=contract.layout), ()
+        return OutputContract("argmax", layout="nchw" if flat else contract.layout), (), task
     last = next((n for n in model.graph.node if model.graph.output[0].name in n.output), None)
     threshold = 0.5 if last is not None and last.op_type in ("Sigmoid", "HardSigmoid") else 0.0
     what = "probability > 0.5" if threshold else "logit > 0"
-    return OutputContract("threshold", threshold, contract.layout), (f"{path.name}: one output channel, {what}",)
+    readout = OutputContract("threshold", threshold, contract.layout)
+    return readout, (f"{path.name}: one output channel, {what}",), task
 
 
 # --- the quantizer of ONNX Runtime, in a child process ---------------------------------------------------------------

@@ -68,6 +68,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
             raise DataError(f"the {what} part of '{info.name}' holds no images")
     if options.augment not in batches.AUGMENTS:
         raise unknown_name("augmentation", options.augment, batches.AUGMENTS)
+    options = replace(options, augment=options.augment or info.augment)
     task.meter(info, options.score)  # an unknown score is refused before the first epoch, not after it
     training = _Training(
         module,

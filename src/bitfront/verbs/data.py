@@ -45,7 +45,7 @@ def show(dataset: Dataset, out: Path, *, part: str = "", n: int = 12, columns: i
     pictures, ids = [], []
     for index in chosen:
         sample = samples[int(index)]
-        pictures.append(images.label(_thumbnail(sample, dataset.info), sample.id))
+        pictures.append(images.label(_thumbnail(sample, dataset.info), _caption(sample, dataset.info)))
         ids.append(sample.id)
     if not pictures:
         raise DataError("there is nothing to show", hint="`bitfront data check` says what there is")
@@ -54,6 +54,11 @@ def show(dataset: Dataset, out: Path, *, part: str = "", n: int = 12, columns: i
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, images.jpeg(images.tile(padded, columns)))
     return ids
+
+
+def _caption(sample: Sample, info: DataInfo) -> str:
+    named = sample.label is not None and sample.label < len(info.classes)
+    return f"{info.classes[sample.label]}: {sample.id}" if named and sample.label is not None else sample.id
 
 
 def _thumbnail(sample: Sample, info: DataInfo, width: int = 320) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from bitfront.errors import DataError, UsageError
 from bitfront.registry import load, names
 from bitfront.scan import scan
 from bitfront.sources import Source, open_data, open_model
+from bitfront.weights import SUFFIXES, family_of, recognise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,7 @@ __all__ = [
     "open_both",
     "open_session",
     "open_task",
+    "task_of",
     "untrained",
     "usable_part",
 ]
@@ -55,6 +57,36 @@ def open_task(name: str) -> Task:
     return task
 
 
+def task_of(model: str, info: DataInfo | None = None) -> str:
+    """Return the task that MODEL is for, of those that the data has labels for; the data's first where it says nothing.
+
+    Raises DataError for files that cannot be used.
+    """
+    if info and len(info.tasks) == 1:
+        return info.tasks[0]
+    own = _tasks_of(model)
+    shared = [name for name in (info.tasks if info else own) if not own or name in own]
+    return (shared or list(own) or ["segmentation"])[0]
+
+
+def _tasks_of(model: str) -> tuple[str, ...]:
+    """Tasks that a model names: its family's, its checkpoint's, or by the shape of what its file answers."""
+    path = Path(model).expanduser()
+    if model in names("model"):
+        from bitfront.weights import require_torch
+
+        require_torch()
+        return tuple(load("model", model).tasks)
+    if path.suffix in SUFFIXES and path.is_file():
+        from bitfront.train.checkpoints import read_header
+
+        named = read_header(path).get("task") if path.suffix == ".safetensors" else None
+        return (str(named),) if named else tuple(getattr(family_of(recognise(path).model), "tasks", ()))
+    if path.suffix == ".onnx" and path.is_file():
+        return (str(load("runtime", "onnxruntime")().describe(path).task),)
+    return ()
+
+
 def open_both(
     model: str,
     data: str | None,
@@ -69,9 +101,9 @@ def open_both(
 
     Raises UsageError, DataError.
     """
-    chosen = open_task(task)
     dataset = None if data is None else open_data(data, reader)
-    info = dataset.info if dataset else info_of(model, settings or {})
+    chosen = open_task(task or task_of(model, dataset.info if dataset else None))
+    info = dataset.info if dataset else replace(info_of(model, settings or {}), tasks=(chosen.name,))
     if chosen.name not in info.tasks:
         raise UsageError(f"'{info.name}' has no labels for {chosen.name}", hint=f"it serves {', '.join(info.tasks)}")
     place = Path(weights) if weights else None

@@ -136,7 +136,7 @@ def plan_training(
     from bitfront.train.loop import TrainOptions
 
     chosen = options or TrainOptions()
-    if chosen.augment not in AUGMENTS:
+    if chosen.augment and chosen.augment not in AUGMENTS:
         raise unknown_name("augmentation", chosen.augment, AUGMENTS)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
