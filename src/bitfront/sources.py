@@ -308,11 +308,11 @@ def _from_catalogue(request: _Request) -> Source:
         options=given,
         knobs={k: v for k, v in family.knobs.items() if k not in request.settings},
         size_multiple=family.size_multiple,
+        any_size=getattr(family, "any_size", True),
         weights=found.whole,
         backbones=found.backbones,
         digest=content_id("catalogue", name, given),
     )
-        any_size=getattr(family, "any_size", True),
     part = source.backbone_for({})
     if part is None or source.weights_for({}, FRESH_SIZE) is not None:
         return source
@@ -374,11 +374,11 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
         family=family,
         options=weights.options,
         size_multiple=int(getattr(family, "size_multiple", FACTORY_MULTIPLE)),
+        any_size=getattr(family, "any_size", True),
         sized=weights.input is not None,
         weights=(weights,),
         path=path,
         digest=weights.sha256,
-        any_size=getattr(family, "any_size", True),
         notes=notes,
     )
 
@@ -425,14 +425,14 @@ def _contract(size: tuple[int, int], channels: int, request: _Request, family: A
     )
 
 
-def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    pair = PREPROCESS[name]
-    if pair is not None:
-        return (pair[0],) * channels, (pair[1],) * channels
 def _usual(family: Any) -> str:
     return str(getattr(family, "usual_preprocess", "imagenet"))
 
 
+def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    pair = PREPROCESS[name]
+    if pair is not None:
+        return (pair[0],) * channels, (pair[1],) * channels
     if channels == len(IMAGENET.mean):
         return IMAGENET.mean, IMAGENET.std
     return (IMAGENET_GREY[0],) * channels, (IMAGENET_GREY[1],) * channels
