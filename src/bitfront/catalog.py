@@ -35,6 +35,8 @@ CATALOG: dict[str, str] = {
     "model/q_seg2": "bitfront.models.q_seg:QSeg2",
     "model/tiny": "bitfront.models.tiny:Tiny",
     "runtime/onnxruntime": "bitfront.runtimes.onnxruntime:OnnxRuntime",
+    "runtime/openvino": "bitfront.runtimes.openvino:OpenVino",
+    "runtime/litert": "bitfront.runtimes.litert:LiteRt",
     "device/host": "bitfront.devices.host:HOST",
     "objective/score": "bitfront.objectives.score:Score",
     "objective/size": "bitfront.objectives.size:Size",

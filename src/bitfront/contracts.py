@@ -328,7 +328,11 @@ class Runtime(Protocol):
     suffix: str
     """File ending of its artifacts, with the dot."""
     tolerance_codes: int
-    """How many codes an exported file may differ from the reference and still be called verified."""
+    """How many codes an exported file may differ from the reference and still be called verified.
+
+    An engine that fuses operators, and then rounds less often than the plan, may also have ``end_tolerance_codes``: what
+    the whole file may be off, while every layer alone keeps to ``tolerance_codes``.
+    """
 
     def missing(self) -> str:
         """Why this runtime cannot be used here and what to install; empty when it can."""

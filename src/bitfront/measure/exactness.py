@@ -6,6 +6,7 @@ and where codes are made of float values, an engine may round to the neighbourin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Qmn, integer
+from bitfront.quant.formats import Affine, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate import fixed_point, reference
 
@@ -37,8 +38,8 @@ def is_exact(graph: Graph, plan: Plan, node: Node) -> bool:
 def looseness(graph: Graph, plan: Plan, node: Node) -> str:
     """Why a layer may round otherwise than the reference; empty when there is no such reason.
 
-    Of affine plans only what leaves float is named: how their other operators round is part of their definition
-    (``docs/numeric-reference.md``).
+    Of affine plans only what leaves float and what takes more than 8 bits is named: how their other operators round is
+    part of their definition (``docs/numeric-reference.md``).
     """
     y = plan.formats.get(node.output)
     if integer(y) is None or node.op == "argmax":
@@ -46,6 +47,8 @@ def looseness(graph: Graph, plan: Plan, node: Node) -> str:
     inputs = [name for name in node.inputs if name not in graph.constants]
     if any(integer(plan.formats.get(name)) is None for name in inputs):
         return FLOAT_SUMS
+    if isinstance(y, Affine) and max(form.bits for form in _affines(plan, node, y)) > 8 and not reference.moves(plan, node):
+        return WIDE_SUMS if node.op in _LAYERS else FLOAT_FUNCTIONS
     if not isinstance(y, Qmn) or not all(isinstance(plan.formats.get(name), Qmn) for name in inputs):
         return ""
     if not _is_fixed_point(plan, node):
@@ -60,6 +63,10 @@ def _is_fixed_point(plan: Plan, node: Node) -> bool:
     if node.op in _LAYERS:
         return reference.is_fixed_point(plan, node)
     return fixed_point.applies(node.op, [plan.formats.get(name) for name in (*node.inputs, node.output)])
+
+
+def _affines(plan: Plan, node: Node, y: Affine) -> list[Affine]:
+    return [y, *(form for name in node.inputs if isinstance(form := plan.formats.get(name), Affine))]
 
 
 def _forms(plan: Plan, node: Node) -> list[Qmn]:
@@ -101,13 +108,19 @@ class Loose:
 
     graph: Graph
     plan: Plan
+    engine: Callable[[Graph, Plan, Node], str] | None = None
+    """What an engine says of its own kernels, in the manner of :func:`looseness`; asked where that has no reason."""
     reasons: dict[str, str] = field(init=False)
     """Tensor -> reason."""
     _counts: dict[str, _Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = {node.output: looseness(self.graph, self.plan, node) for node in self.graph.nodes}
+        found = {node.output: self._reason(node) for node in self.graph.nodes}
         self.reasons = {name: reason for name, reason in found.items() if reason}
+
+    def _reason(self, node: Node) -> str:
+        known = looseness(self.graph, self.plan, node)
+        return known or (self.engine(self.graph, self.plan, node) if self.engine is not None else "")
 
     def count(self, tensor: str, wanted: NDArray[Any], got: NDArray[Any]) -> None:
         """Add what a layer computed from the same inputs."""

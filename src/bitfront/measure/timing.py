@@ -105,7 +105,7 @@ def measure(
     for entry in (base, *others):
         _warm_up(entry, threads, clock)
     _rounds(base, others, seconds, min_rounds, clock)
-    by_cpu = _in_own_thread(base, threads)
+    by_cpu = all(_in_own_thread(entry, threads) for entry in (base, *others))
     note, floor = _note(base, by_cpu), _error([r[by_cpu] for r in twin.ratios])
     base.ratios = [(1.0, 1.0)]
     return {

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-import bitfront
 from bitfront.contracts import DataInfo, InputContract, OutputContract
 from bitfront.errors import one_line
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
-from bitfront.store import atomic_write
 
 if TYPE_CHECKING:
     from bitfront.measure.profile import OperatorTime
@@ -42,6 +40,8 @@ class OnnxRuntime:
         "int8_compact",
         "int8_s8s8",
         "int8_portable",
+        "int16x8",
+        "int4",
     )
     suffix: ClassVar[str] = ".onnx"
     tolerance_codes: ClassVar[int] = 1
@@ -61,28 +61,10 @@ class OnnxRuntime:
         return str(onnx_session.engine().__version__)
 
     def export(self, graph: Graph, plan: Plan, folder: Path, contract: InputContract, output: OutputContract) -> Path:
-        """Write ``folder/model.onnx`` and return its path; equal arguments give equal bytes.
+        """Write ``folder/model.onnx`` and return its path; see :func:`bitfront.runtimes.onnx_export.export`."""
+        from bitfront.runtimes import onnx_export
 
-        The batch axis is free, except with dynamic quantization: its ranges would depend on who shares a batch.
-        Raises UsageError for formats that ONNX Runtime does not take, SpaceError when the disk is full.
-        """
-        from bitfront.graph import onnx_names
-        from bitfront.runtimes import onnx_file, onnx_writer
-
-        facts = {"tool": f"bitfront {bitfront.__version__}", "recipe": plan.recipe, "plan": plan.id, "graph": graph.id}
-        model = onnx_writer.write(
-            graph,
-            plan,
-            contract,
-            metadata=onnx_file.header(contract, output, **facts),
-            batch=1 if plan.options.get("dynamic") else None,
-        )
-        if not self.full_names:
-            onnx_names.shorten(model)
-        path = folder / f"model{self.suffix}"
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, model.SerializeToString(deterministic=True))
-        return path
+        return onnx_export.export(graph, plan, folder, contract, output, self.full_names)
 
     def notes(self, graph: Graph, plan: Plan) -> tuple[str, ...]:
         """Say which widths of a plan its file holds in wider types: those of 2, 4, 8 and 16 bits."""
