@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from bitfront.data.mnist import read_idx
 from bitfront.errors import BitfrontError, DataError, LabelError, UsageError
 from bitfront.scan import examine
 from bitfront.sources import open_data
+from bitfront.verbs.data import convert
 
 
 def picture(path: Path, level: int = 90) -> None:
@@ -296,6 +298,22 @@ def test_tables_that_are_no_text_and_missing_files(tmp_path: Path) -> None:
     reasons = [fault.reason for fault in examine(opened).faults]
     assert len(reasons) == 2
     assert "5.png" in reasons[1]
+
+
+def test_classes_are_written_as_folders(tmp_path: Path, rng: np.random.Generator) -> None:
+    mnist(tmp_path / "idx", rng)
+    source = open_data(str(tmp_path / "idx"))
+    made = convert(source, tmp_path / "out")
+    assert (made.path, made.images) == (tmp_path / "out", {"train": 50, "val": 10})
+    again = open_data(str(made.path))
+    assert again.info.classes == source.info.classes
+    for part in source.parts():
+        pairs = [{(s.label, s.image.tobytes()) for s in data.part(part)} for data in (source, again)]
+        assert pairs[0] == pairs[1]
+    source.info = replace(source.info, classes=("a/b", *source.info.classes[1:]))
+    with pytest.raises(DataError, match="class 'a/b' cannot be the name of a folder"):
+        convert(source, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_data_says_how_it_is_augmented() -> None:

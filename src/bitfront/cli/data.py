@@ -151,7 +151,7 @@ def convert(
     annotated = not given["reader"] and (from_ is not None or _is_annotated(text))
     made = work.annotations(text, from_ or "") if annotated else work.data(_open(data, reader, shared))
     work.common["progress"].clear()
-    folder = made.path.parent if to == "masks" else made.path
+    folder = made.path.parent if made.path.suffix == ".yaml" else made.path
     lines = [f"{n} images of {name} in {folder}" for name, n in made.images.items()]
     if to == "masks":
         lines.append(f"use it as DATA: {made.path}")

@@ -79,10 +79,13 @@ def convert(
 ) -> Converted:
     """Write a dataset as ``out/PART/{images,masks}/*.png`` with ``classes.txt`` and a ``data.yaml``.
 
-    Masks hold class indices, 255 = ignore. Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a
+    Masks hold class indices, 255 = ignore. Data whose images have a class and no mask becomes ``out/PART/CLASS/*.png``
+    with ``classes.txt``; the path is then the folder. Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a
     conversion made it before), DataError, SpaceError; nothing is left behind then.
     """
     counts: dict[str, int] = {}
+    by_class = dataset.info.tasks == ("classification",)
+    folders = _folders(dataset.info.classes) if by_class else ()
     with new_folder(out, replaceable=RECORD if overwrite else "") as place:
         for name in parts or dataset.parts():
             samples = dataset.part(name)
@@ -90,16 +93,26 @@ def convert(
             for index in range(len(samples)):
                 sample = samples[index]
                 file = f"{index:0{digits}d}_{_plain(sample.id)}.png"
-                write_file(place / name / "images" / file, images.png(sample.image))
+                home = folders[sample.label] if by_class and sample.label is not None else "images"
+                write_file(place / name / home / file, images.png(sample.image))
                 if sample.mask is not None:
                     write_file(place / name / "masks" / file, images.png(sample.mask))
                 if progress:
                     progress(f"write {name}", index + 1, len(samples))
             counts[name] = len(samples)
         write_file(place / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
-        write_file(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
+        if not by_class:
+            write_file(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
         atomic_json(place / RECORD, {"source": dataset.info.name, "from": "data", "to": "masks"})
-    return Converted(out / "data.yaml", counts)
+    return Converted(out if by_class else out / "data.yaml", counts)
+
+
+def _folders(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes as names of folders. Raises DataError for those that cannot be."""
+    for name in classes:
+        if name in ("", ".", "..") or name[0] in "._" or set(name) & set('/\\:*?"<>|') or not name.isprintable():
+            raise DataError(f"class '{name}' cannot be the name of a folder", hint="rename it")
+    return tuple(classes)
 
 
 def _plain(text: str) -> str:

@@ -105,6 +105,8 @@ def evaluate(
     samples: Part
     name, notes = "", [*opened.source.notes, *untrained(opened.source)]
     if image is not None and mask is not None:
+        if opened.task.name != "segmentation":
+            raise UsageError(f"--mask is a label map, and this is {opened.task.name}", hint="give DATA instead")
         samples = _one(Path(image), Path(mask), opened.info)
     else:
         assert opened.dataset is not None
