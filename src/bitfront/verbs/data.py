@@ -80,8 +80,10 @@ def convert(
     """Write a dataset as ``out/PART/{images,masks}/*.png`` with ``classes.txt`` and a ``data.yaml``.
 
     Masks hold class indices, 255 = ignore. Data whose images have a class and no mask becomes ``out/PART/CLASS/*.png``
-    with ``classes.txt``; the path is then the folder. Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a
-    conversion made it before), DataError, SpaceError; nothing is left behind then.
+    with ``classes.txt``; the path is then the folder.
+
+    Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a conversion made it before), DataError,
+    SpaceError; nothing is left behind then.
     """
     counts: dict[str, int] = {}
     by_class = dataset.info.tasks == ("classification",)
