@@ -1,0 +1,79 @@
+"""Fixed-point C for microcontrollers: writer of ``.zip`` source trees, which it runs on this computer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bitfront.contracts import InputContract, OutputContract
+from bitfront.graph.ir import Graph
+from bitfront.quant.plan import Plan
+from bitfront.store import atomic_write
+
+if TYPE_CHECKING:
+    from bitfront.runtimes.c_session import CSession
+
+__all__ = ["CFixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class CFixed:
+    """Integer C99 that computes the codes of the reference, every one."""
+
+    prefix: str = "model"
+    """What all global names of the C begin with."""
+    scratch_bytes: int = 2048
+    """Memory, within the arena, that a layer's unpacked weights and patches should not exceed: more is faster."""
+
+    name: ClassVar[str] = "c_fixed"
+    recipes: ClassVar[tuple[str, ...]] = ("qmn8",)
+    suffix: ClassVar[str] = ".zip"
+    tolerance_codes: ClassVar[int] = 0
+
+    def missing(self) -> str:
+        """Why C cannot be run here; empty when it can."""
+        from bitfront.runtimes import c_build
+
+        return c_build.missing()
+
+    def version(self) -> str:
+        """The C compiler and its version."""
+        from bitfront.runtimes import c_build
+
+        return c_build.version(c_build.compiler())
+
+    def export(self, graph: Graph, plan: Plan, folder: Path, contract: InputContract, output: OutputContract) -> Path:
+        """Write ``folder/model.zip`` and return its path; equal arguments give equal bytes.
+
+        Raises UsageError for tensors that are not Qmn, OperatorError naming the node for what has no kernel, SpaceError
+        when the disk is full.
+        """
+        from bitfront.runtimes import c_source, c_tree
+
+        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes)
+        made = c_tree.tree(graph, plan, written, contract, output, self.scratch_bytes)
+        path = folder / f"model{self.suffix}"
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, c_tree.zipped(made, self.prefix))
+        return path
+
+    def notes(self, graph: Graph, plan: Plan) -> tuple[str, ...]:
+        """Say what the C takes."""
+        from bitfront.runtimes import c_source
+
+        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes)
+        return (
+            f"C: {written.flash_bytes:,} bytes of constants in flash beside the program, {written.memory.n_bytes:,} "
+            f"bytes of RAM ({written.memory.bound:,} at least), rounding {written.program.rounding.replace('_', ' ')}",
+        )
+
+    def open(self, path: Path, threads: int = 1) -> CSession:
+        """Compile a file's C and start it, in a process of its own; ``threads`` is not used.
+
+        Raises DataError for damaged files and for C that bitfront would not write, DeviceError without a compiler.
+        """
+        from bitfront.runtimes import c_build, c_session, c_tree
+
+        _, _, written = c_tree.read(path)
+        return c_session.CSession(c_session.Child(c_build.build([written])), written.program)

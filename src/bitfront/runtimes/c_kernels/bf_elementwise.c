@@ -1,0 +1,113 @@
+/* What goes element by element. */
+#include "bf_kernels.h"
+
+#define BLOCK 32 /* elements at a time; on the stack */
+
+static void read_block(int32_t *out, const void *x, uint8_t type, int32_t at, int32_t step, int32_t n) {
+    int32_t i;
+    if (step) {
+        bf_read(out, (const uint8_t *)x + at * BF_BYTES(type), type, n);
+    } else {
+        const int32_t code = bf_get(x, type, at);
+        for (i = 0; i < n; i++) { out[i] = code; }
+    }
+}
+
+static void narrow(const bf_binary_layer *p, int32_t *a, const int32_t *b, int32_t n) {
+    const int32_t factor_a = (int32_t)1 << p->a_left;
+    const int32_t factor_b = p->op == BF_SUB ? -((int32_t)1 << p->b_left) : (int32_t)1 << p->b_left;
+    int32_t i;
+    if (p->op == BF_MUL) {
+        for (i = 0; i < n; i++) { a[i] = bf_clamp(bf_scale(a[i] * b[i], p->shift, p->even), p->lo, p->hi); }
+    } else {
+        for (i = 0; i < n; i++) {
+            a[i] = bf_clamp(bf_scale(a[i] * factor_a + b[i] * factor_b, p->shift, p->even), p->lo, p->hi);
+        }
+    }
+}
+
+static void wide(const bf_binary_layer *p, int32_t *a, const int32_t *b, int32_t n) {
+    const int64_t factor_a = (int64_t)1 << p->a_left;
+    const int64_t factor_b = p->op == BF_SUB ? -((int64_t)1 << p->b_left) : (int64_t)1 << p->b_left;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        const int64_t v = p->op == BF_MUL ? (int64_t)a[i] * b[i] : a[i] * factor_a + b[i] * factor_b;
+        a[i] = bf_clamp_wide(bf_scale_wide(v, p->shift, p->even), p->lo, p->hi);
+    }
+}
+
+static void walk(const bf_binary_layer *p, const void *a, const void *b, void *y,
+                 void (*compute)(const bf_binary_layer *, int32_t *, const int32_t *, int32_t)) {
+    int32_t held_a[BLOCK], held_b[BLOCK], i, j, k, at = 0;
+    for (i = 0; i < p->outer; i++) {
+        for (j = 0; j < p->inner; j++) {
+            const int32_t from_a = i * p->a_outer + j * p->a_inner, from_b = i * p->b_outer + j * p->b_inner;
+            for (k = 0; k < p->n; k += BLOCK) {
+                const int32_t n = bf_clamp(p->n - k, 0, BLOCK);
+                read_block(held_a, a, p->a_type, from_a + k * p->a_step, p->a_step, n);
+                read_block(held_b, b, p->b_type, from_b + k * p->b_step, p->b_step, n);
+                compute(p, held_a, held_b, n);
+                bf_write((uint8_t *)y + at * BF_BYTES(p->out_type), p->out_type, held_a, n);
+                at += n;
+            }
+        }
+    }
+}
+
+void bf_binary(const bf_binary_layer *p, const void *a, const void *b, void *y) {
+    walk(p, a, b, y, narrow);
+}
+
+void bf_binary_wide(const bf_binary_layer *p, const void *a, const void *b, void *y) {
+    walk(p, a, b, y, wide);
+}
+
+void bf_table(const bf_table_layer *p, const void *x, void *y) {
+    int32_t i;
+    for (i = 0; i < p->n; i++) {
+        const int32_t at = bf_get(x, p->in_type, i) - p->low;
+        bf_put(y, p->out_type, i, bf_get(p->table, p->out_type, at));
+    }
+}
+
+void bf_argmax(const bf_along_layer *p, const void *x, void *y) {
+    int32_t i, j, k;
+    for (i = 0; i < p->outer; i++) {
+        for (j = 0; j < p->inner; j++) {
+            const int32_t first = i * p->n * p->inner + j;
+            int32_t best = 0, most = bf_get(x, p->in_type, first);
+            for (k = 1; k < p->n; k++) {
+                const int32_t code = bf_get(x, p->in_type, first + k * p->inner);
+                if (code > most) {
+                    most = code;
+                    best = k;
+                }
+            }
+            bf_put(y, p->out_type, i * p->inner + j, best);
+        }
+    }
+}
+
+void bf_softmax(const bf_along_layer *p, const void *x, void *y) {
+    int32_t i, j, k;
+    for (i = 0; i < p->outer; i++) {
+        for (j = 0; j < p->inner; j++) {
+            const int32_t first = i * p->n * p->inner + j;
+            int32_t most = bf_get(x, p->in_type, first);
+            uint64_t total = 0;
+            for (k = 1; k < p->n; k++) {
+                const int32_t code = bf_get(x, p->in_type, first + k * p->inner);
+                if (code > most) { most = code; }
+            }
+            for (k = 0; k < p->n; k++) {
+                total += p->exponentials[most - bf_get(x, p->in_type, first + k * p->inner)];
+            }
+            for (k = 0; k < p->n; k++) {
+                const int32_t at = first + k * p->inner;
+                const uint64_t e = p->exponentials[most - bf_get(x, p->in_type, at)];
+                const uint64_t steps = (e * (uint64_t)p->steps_of_one + total / 2U) / total;
+                bf_put(y, p->out_type, at, bf_clamp_wide((int64_t)steps, p->lo, p->hi));
+            }
+        }
+    }
+}
