@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,8 +47,18 @@ class UnderPlan:
         ),
     ] = None
     recipe: Annotated[str | None, Parameter(help="Or under a recipe (`bitfront list recipes`).")] = None
+    delay: Annotated[
+        str | None,
+        Parameter(
+            help="Epochs (24) or share (80%) that are trained in floating point first; then fold, calibrate, round."
+        ),
+    ] = None
     learn_ranges: Annotated[
-        float | None, Parameter(help="Share of the training after which ranges are learned too, from 0 to below 1.")
+        float | None,
+        Parameter(help="Share of the training under the plan after which ranges are learned too, from 0 to below 1."),
+    ] = None
+    freeze_ranges: Annotated[
+        float | None, Parameter(help="Share after which they stay again, above that of --learn-ranges.")
     ] = None
     runtime: RuntimeName = None
     part: Annotated[
@@ -55,11 +66,16 @@ class UnderPlan:
     ] = None
 
     @property
+    def delayed(self) -> bool:
+        """Whether a part of the training is in floating point."""
+        return self.delay is not None and self.delay.strip() not in ("0", "0%")
+
+    @property
     def given(self) -> bool:
         """Whether the training is under a plan. Raises UsageError for options that would have no effect."""
         if self.plan is not None or self.recipe is not None:
             return True
-        for name in ("learn_ranges", "runtime", "part"):
+        for name in ("delay", "learn_ranges", "freeze_ranges", "runtime", "part"):
             if getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} belongs to --plan or --recipe", hint="a checkpoint has no such option"
@@ -72,6 +88,13 @@ class UnderPlan:
         texts = {"runtime": given["runtime"] or "", "part": given["part"] or "", "runs": given["runs"] or "runs"}
         return {"plan": self.plan, "recipe": self.recipe or "", **texts}
 
+    def delay_epochs(self, epochs: int) -> int:
+        """Return the epochs in floating point, of all. Raises UsageError."""
+        text = (self.delay or "0").strip()
+        if re.fullmatch(r"[0-9]{1,9}", text):
+            return int(text)
+        return round(epochs * units.fraction(text, "--delay"))
+
 
 def train(
     model: ModelText = None,
@@ -83,10 +106,14 @@ def train(
     preset: Annotated[
         str | None, Parameter(help="Set-up that the other options change: default, thesis_000 or quantized.")
     ] = None,
-    epochs: Annotated[int | None, whole("Epochs [default: 30; under a plan 8].")] = None,
+    epochs: Annotated[int | None, whole("Epochs [default: 30; under a plan 8, delayed 30].")] = None,
     batch_size: Annotated[int | None, whole("Images of a step [default: 8].")] = None,
     learning_rate: Annotated[
-        float | None, Parameter(help="Rate at the start [default: 0.01; under a plan 0.001].")
+        float | None, Parameter(help="Rate at the start [default: 0.01; under a plan 0.001, delayed 0.01].")
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        Parameter(help="Weights of the classes in the loss: numbers with commas, or median: rare classes count more."),
     ] = None,
     schedule: Annotated[str | None, Parameter(help="cosine, polynomial, step or constant [default: cosine].")] = None,
     augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
@@ -110,8 +137,8 @@ def train(
     """Train a model; the epoch that is best on the val part is kept.
 
     With --plan or --recipe the network is trained as it will be rounded (quantization-aware training), .onnx files
-    too, and written as a file that is verified and scored beside float. After an interruption the same command goes on
-    where it stopped.
+    too, and written as a file that is verified and scored beside float; with --delay in floating point first. After an
+    interruption the same command goes on where it stopped.
     """
     given = shared.fill(model=model, data=data, batch_size=batch_size, augment=augment, time=time, seed=seed)
     of_float = {
@@ -119,7 +146,7 @@ def train(
         "learning_rate": learning_rate,
     }  # a configuration file means float trainings
     options = _train_options(
-        preset or ("quantized" if under.given else "default"),
+        preset or ("quantized" if under.given and not under.delayed else "default"),
         {**given, **(of_float if under.given else shared.fill(**of_float))},
         schedule=schedule,
         patience=patience,
@@ -127,21 +154,36 @@ def train(
     )
     place = (required(given["model"], "MODEL"), required(given["data"], "DATA"))
     common = {"options": options, "settings": knobs(set_, shared), **model_options.fill(shared)}
+    delay = under.delay_epochs(options.epochs)
     if under.given and dry_run:
-        return _planned_under(*place, out, **(common | under.fill(shared)))
+        return _planned_under(*place, out, **(common | {"delay": delay} | under.fill(shared)))
     if dry_run:
         return _planned(shared, *place, **common)
     progress = shared.progress()
-    common |= {"seed": given["seed"] or 0, "cache": cache_folder()}
+    common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "class_weights": _class_weights(class_weights)}
     if under.given:
-        common |= {"learn_ranges": under.learn_ranges, "progress": progress, **under.fill(shared)}
+        ranges = {"learn_ranges": under.learn_ranges, "freeze_ranges": under.freeze_ranges}
+        common |= {"delay": delay, **ranges, "progress": progress, **under.fill(shared)}
     with _tracked(shared.fill(track=track)["track"] or (), place, out, common) as tracked:
-        on_epoch = tracked.following(_epochs(progress, options.epochs))
+        on_epoch = tracked.following(_epochs(progress, options.epochs, delay))
         made = _run(under.given)(*place, out, **common, on_epoch=on_epoch)
         tracked.artifact(made.exported.path if under.given else made.path, out.name)
     progress.clear()
     shared.notes(made.exported.notes if under.given else made.notes)
     return _trained_under(made) if under.given else _trained(made)
+
+
+def _class_weights(text: str | None) -> tuple[float, ...] | str:
+    """Return the numbers of a list, or a rule's name. Raises UsageError."""
+    words = [word.strip() for word in (text or "").split(",")]
+    if len(words) == 1 and words[0].isalpha():
+        return words[0]
+    try:
+        return tuple(map(float, words)) if text else ()
+    except ValueError:
+        raise UsageError(
+            f"--class-weights: '{text}' is no list of numbers", hint="for example 1,2.5 or median"
+        ) from None
 
 
 def _run(under_plan: bool) -> Any:
@@ -202,6 +244,7 @@ def _trained_under(found: Any) -> Answer:
         "plan": str(found.plan),
         "part": found.part,
         **_curve(found.trained),
+        **({"float_training": _curve(found.float_trained)} if found.float_trained else {}),
         "verified": found.agreement.verified,
         "max_code_difference": found.agreement.max_code_difference,
         "first_difference": found.agreement.first_difference,
@@ -215,7 +258,14 @@ def _trained_under(found: Any) -> Answer:
     rows = [(n, *(percent(v.get(n)) for v in scores)) for n, value in found.metrics.values.items() if value is not None]
     rows.append(("size", size(found.float_size_bytes), size(made.size_bytes), size(made.size_bytes)))
     columns = ("", ">float32", f">{made.recipe}", ">trained")
-    text = [_head(found.trained), table(columns, rows), agreement_line(found.agreement), f"written: {made.path}"]
+    first = [f"in float: {_head(found.float_trained)}"] if found.float_trained else []
+    text = [
+        *first,
+        _head(found.trained),
+        table(columns, rows),
+        agreement_line(found.agreement),
+        f"written: {made.path}",
+    ]
     return unless_verified(data, text, found.agreement)
 
 
@@ -251,10 +301,11 @@ def _train_options(preset: str, given: dict[str, Any], **more: Any) -> Any:
     return replace(training.preset(preset), **chosen)
 
 
-def _epochs(progress: Progress, n: int) -> Any:
+def _epochs(progress: Progress, n: int, delay: int) -> Any:
     def show(epoch: Any) -> str | None:
         score = "" if epoch.score is None else f", score {percent(epoch.score)}"
-        progress(f"train: loss {epoch.loss:.4f}{score}, epoch", epoch.index + 1, n)
+        what = "train in float" if epoch.index < delay else "train"
+        progress(f"{what}: loss {epoch.loss:.4f}{score}, epoch", epoch.index + 1, n)
         return None
 
     return show

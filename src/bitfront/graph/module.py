@@ -8,6 +8,7 @@ float32 holds the sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,14 @@ class GraphModule(nn.Module):  # type: ignore[misc]
     (``features.0.conv.weight``), the others are buffers.
     """
 
-    def __init__(self, graph: Graph, plan: Plan | None = None, *, learn_ranges_after: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan | None = None,
+        *,
+        learn_ranges_after: int | None = None,
+        freeze_ranges_after: int | None = None,
+    ) -> None:
         """Build it.
 
         Args:
@@ -47,6 +55,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             plan: formats to train under; ``None``: float.
             learn_ranges_after: training steps after which the steps of integer formats are trained too; ``None``:
                 never.
+            freeze_ranges_after: training steps after which they stay again; ``None``: never.
 
         Raises UsageError for a dynamic plan and for a plan that names tensors the graph does not have.
         """
@@ -57,14 +66,15 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         check(graph, plan)
         self.source, self.source_plan = graph, plan
         self.rule = fixed_point.rounding_of(plan)
-        self.learn_ranges_after = learn_ranges_after
+        self.learn_ranges_after, self.freeze_ranges_after = learn_ranges_after, freeze_ranges_after
         self._leader = _tied(graph, plan)
         self.formats = nn.ModuleDict()
         for name, form in plan.formats.items():
             if self._leader[name] == name:
                 learned = learn_ranges_after is not None and integer(form) is not None
                 self.formats[_key(name)] = FakeQuantizer(form, learned=learned, n_dims=len(graph.tensors[name].shape))
-        described = content_id(graph.nodes, plan.formats, plan.options, learn_ranges_after)
+        frozen = () if freeze_ranges_after is None else (freeze_ranges_after,)
+        described = content_id(graph.nodes, plan.formats, plan.options, learn_ranges_after, *frozen)
         self.register_buffer("described", torch.frombuffer(bytearray(described.encode()), dtype=torch.uint8))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
         self._places = {name: self._add(name, _trained(graph, name)) for name in graph.constants}
@@ -142,10 +152,14 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         moved = node is not None and node.op != "pad" and reference.moves(self.source_plan, node)
         if quantizer is None or moved:
             return value
-        learn = self.learn_ranges_after is not None and int(self.n_steps) > self.learn_ranges_after
         fixed = node is not None and _is_fixed_point(self.source_plan, node)
-        out: Tensor = quantizer(value, learn, self.rule if fixed else "half_even", clip)
+        out: Tensor = quantizer(value, self._learns_ranges(), self.rule if fixed else "half_even", clip)
         return out
+
+    def _learns_ranges(self) -> bool:
+        """Whether the steps get gradients in this step of the training."""
+        after, until = self.learn_ranges_after, self.freeze_ranges_after
+        return after is not None and after < int(self.n_steps) <= (math.inf if until is None else until)
 
     def _format(self, name: str) -> FakeQuantizer | None:
         if name not in self._leader:

@@ -22,7 +22,7 @@ from bitfront.quant.formats import Affine, Float16
 from bitfront.quant.plan import Plan
 from bitfront.stats.ranges import RULES, Observe, Range, Ranges, collect
 
-__all__ = ["RECIPES", "Recipe", "build", "moves_values"]
+__all__ = ["RECIPES", "Recipe", "activation_format", "build", "moves_values", "weight_scales"]
 
 FLOAT_BIAS_BITS = 30
 """A bias takes at most this many bits at the scale of its accumulator: int32 with room for the sum."""
@@ -179,7 +179,7 @@ def _weight_formats(
     scales: dict[str, NDArray[np.float64]] = {}
     for node in graph.nodes:
         if _is_layer(node) and node.name not in head and node.inputs[1] in graph.constants:
-            new = _weight_scales(graph, node, formats.get(node.inputs[0]), recipe.weight_bits)
+            new = weight_scales(graph, node, formats.get(node.inputs[0]), recipe.weight_bits)
             scales[node.inputs[1]] = np.maximum(scales.get(node.inputs[1], 0.0), new)
     if not recipe.per_channel:
         scales = {name: scale.max(keepdims=True) for name, scale in scales.items()}
@@ -190,15 +190,18 @@ def _weight_formats(
     }
 
 
-def _weight_scales(graph: Graph, node: Node, form: Affine | None, bits: int) -> NDArray[np.float64]:
-    """Return ``(oc,)`` scales that reach the largest weight, and at which the bias fits its accumulator."""
+def weight_scales(graph: Graph, node: Node, form: Affine | None, bits: int) -> NDArray[np.float64]:
+    """Return ``(oc,)`` positive scales that reach a layer's largest weight, and at which its bias fits its accumulator.
+
+    ``form`` is the format of the layer's input, ``None`` where the bias has no accumulator to fit.
+    """
     weight = graph.constants[node.inputs[1]].astype(np.float64)
     top = np.abs(weight).reshape(weight.shape[0], -1).max(1)
     scale: NDArray[np.float64] = np.where(top > 0, top, 1.0) / (2 ** (bits - 1) - 1)
     if form is not None and len(node.inputs) > 2:
         bias = np.abs(graph.constants[node.inputs[2]]).astype(np.float64)
         scale = np.maximum(scale, bias / (form.scale[0] * 2.0**FLOAT_BIAS_BITS))
-    return scale
+    return np.maximum(scale.astype(np.float32), np.float32(SMALLEST_SCALE)).astype(np.float64)
 
 
 def _positive(scale: float | np.floating) -> float:

@@ -54,21 +54,23 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
     on_epoch: OnEpoch | None = None,
     *,
     header: Mapping[str, Any] | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Trained:
     """Train ``module`` on ``train_part``, score it on ``val_part``, keep the best epoch as ``folder/best.safetensors``.
 
     A ``folder`` with the state of the same training (start weights, options, sizes of the parts, seed) is resumed.
     ``on_epoch`` sees every epoch (after a resume the last one again) and may return a reason to stop. ``header`` adds
-    to the checkpoint's header (``model``, ``options``). At the end ``module`` holds the best weights, on the CPU.
+    to the checkpoint's header (``model``, ``options``). ``span`` runs a part of the epochs only, from the first to
+    before the last, at the rates that they have in the whole. At the end ``module`` holds the best weights, on the CPU.
 
     Raises DataError for empty parts, UsageError when the loss is not finite even after halving the rate three times.
     """
     for what, part in (("training", train_part), ("validation", val_part)):
         if not len(part):
             raise DataError(f"the {what} part of '{info.name}' holds no images")
+    options = replace(options, augment=options.augment or info.augment)
     if options.augment not in batches.AUGMENTS:
         raise unknown_name("augmentation", options.augment, batches.AUGMENTS)
-    options = replace(options, augment=options.augment or info.augment)
     task.meter(info, options.score)  # an unknown score is refused before the first epoch, not after it
     training = _Training(
         module,
@@ -79,6 +81,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
         options=options,
         folder=folder,
         seed=seed,
+        span=span or (0, options.epochs),
     )
     return training.run(on_epoch, header or {})
 
@@ -97,8 +100,10 @@ class _Training:
         options: TrainOptions,
         folder: Path,
         seed: int,
+        span: tuple[int, int],
     ) -> None:
         self.task, self.info, self.contract, self.options, self.seed = task, info, contract, options, seed
+        self.first, self.end = span
         self.augment = batches.AUGMENTS[options.augment]
         self.parts = (batches.cached(parts[0], contract, self.augment), batches.cached(parts[1]))
         self.device = _device(options.device)
@@ -120,7 +125,9 @@ class _Training:
         options = {k: v for k, v in to_json(self.options).items() if k not in left_out and v != ""}
         sizes = [len(part) for part in self.parts]
         weights = arrays_of(self.module)
-        return content_id(weights, options, self.contract, self.info.classes, sizes, self.seed, _described(self.task))
+        span = () if (self.first, self.end) == (0, self.options.epochs) else ((self.first, self.end),)
+        data = (self.contract, self.info.classes, sizes)
+        return content_id(weights, options, *data, self.seed, _described(self.task), *span)
 
     def _begin(self) -> None:
         weights = arrays_of(self.module)
@@ -134,7 +141,7 @@ class _Training:
             self._advance()
         state = self.state
         if state.progress.best_epoch < 0:
-            self._keep(self._score(), len(state.progress.epochs) - 1)
+            self._keep(self._score(), state.progress.epochs[-1].index)
             state.save()
         load_into(self.module.cpu(), state.groups["best"])
         self.module.eval()
@@ -166,7 +173,7 @@ class _Training:
         used = sum(e.seconds for e in epochs)
         if reason:
             return reason
-        if len(epochs) >= options.epochs:
+        if epochs[-1].index + 1 >= self.end:
             return "completed"
         if options.patience and epochs[-1].index - self.state.progress.best_epoch >= options.patience:
             return "patience"
@@ -176,7 +183,7 @@ class _Training:
 
     def _advance(self) -> None:
         """Train one epoch and save; when loss or weights are not finite, go back and halve the rate instead."""
-        start, index = time.monotonic(), len(self.state.progress.epochs)
+        start, index = time.monotonic(), self.first + len(self.state.progress.epochs)
         done = self._epoch(index)
         weights = arrays_of(self.module)
         if not (math.isfinite(done.loss) and is_finite(weights)):
@@ -185,7 +192,7 @@ class _Training:
         self.state.groups["model"] = weights
         self.state.groups["optimizer"] = capture_optimizer(self.optimizer)
         self.state.groups["average"] = self.average.arrays() if self.average else {}
-        due = (index + 1) % self.options.validate_every == 0 or index + 1 == self.options.epochs or not done.in_time
+        due = (index + 1) % self.options.validate_every == 0 or index + 1 == self.end or not done.in_time
         score = self._score() if due else None
         if score is not None:
             self._keep(score, index)
@@ -241,7 +248,7 @@ class _Training:
             start=options.rate / 2**self.state.progress.halvings,
             end=options.end_rate,
             power=options.power,
-        ) * min(1.0, (self.state.progress.n_steps + step + 1) / max(1, options.warmup_steps))
+        ) * min(1.0, (self.first * n_steps + self.state.progress.n_steps + step + 1) / max(1, options.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = value
         return value

@@ -19,13 +19,19 @@ from bitfront.quant.plan import Plan
 from bitfront.train.loop import Epoch, Trained, TrainOptions, train
 from bitfront.train.scoring import score_module
 
-__all__ = ["Quantized", "check_share", "train_under_plan"]
+__all__ = ["Quantized", "check_shares", "train_under_plan"]
 
 
-def check_share(learn_ranges: float | None) -> None:
-    """Raise UsageError when the share of a training after which ranges are learned is none."""
+def check_shares(learn_ranges: float | None, freeze_ranges: float | None = None) -> None:
+    """Raise UsageError when ranges cannot be learned from one share of a training to the other."""
     if learn_ranges is not None and not 0 <= learn_ranges < 1:
         raise UsageError(f"learn_ranges is {learn_ranges}", hint="a share of the training, from 0 to below 1")
+    if freeze_ranges is not None and (learn_ranges is None or not learn_ranges < freeze_ranges <= 1):
+        begin = "they are not learned" if learn_ranges is None else f"they are learned from {learn_ranges} on"
+        raise UsageError(
+            f"freeze_ranges is {freeze_ranges}, and {begin}",
+            hint="a share of the training above that of learn_ranges, up to 1",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     on_epoch: Callable[[Epoch], str | None] | None = None,
     *,
     learn_ranges: float | None = None,
+    freeze_ranges: float | None = None,
+    delay: int = 0,
 ) -> Quantized:
     """Train ``graph`` under ``plan`` (or without quantization under an empty one); resumes like ``train.loop.train``.
 
@@ -74,6 +82,10 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
         on_epoch: observer, may stop.
         learn_ranges: share of the training after which the steps of integer formats are learned too, in [0, 1);
             ``None``: they stay.
+        freeze_ranges: share after which they stay again, so that the weights settle on the last ones; above
+            ``learn_ranges``. ``None``: they are learned to the end.
+        delay: epochs of ``options`` that were trained in float before; the others are run, at the rates that they have
+            in the whole.
 
     Raises:
         UsageError: the plan does not fit the graph, or the graph is not prepared; and what ``train`` raises.
@@ -81,13 +93,27 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     plan = plan_files.load(plan, graph) if isinstance(plan, Path) else plan
     if plan.formats and any(node.op == "batch_norm" for node in graph.nodes):
         raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
-    check_share(learn_ranges)
-    n_steps = options.epochs * max(1, len(train_part) // options.batch_size)
-    module = GraphModule(graph, plan, learn_ranges_after=None if learn_ranges is None else int(learn_ranges * n_steps))
+    check_shares(learn_ranges, freeze_ranges)
+    n_steps = (options.epochs - delay) * max(1, len(train_part) // options.batch_size)
+    after, until = (None if share is None else int(share * n_steps) for share in (learn_ranges, freeze_ranges))
+    module = GraphModule(graph, plan, learn_ranges_after=after, freeze_ranges_after=until)
     header = {"model": "graph", "plan": plan.id}
     arguments = (task, info, val_part, contract)
     start = float(score_module(module, *arguments, batch_size=options.batch_size, score=options.score).value)
-    trained = train(module, task, info, train_part, val_part, contract, options, folder, seed, on_epoch, header=header)
+    trained = train(
+        module,
+        task,
+        info,
+        train_part,
+        val_part,
+        contract,
+        options,
+        folder,
+        seed,
+        on_epoch,
+        header=header,
+        span=(delay, options.epochs),
+    )
     better = trained.best_score >= start
     done, learned = (module.graph(), module.plan()) if better else (graph, plan)
     plan_files.save(folder / "plan.json", learned)

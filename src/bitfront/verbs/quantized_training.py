@@ -6,10 +6,11 @@ exported as it is. The file is scored beside the float file and beside the plan 
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,31 +19,27 @@ import numpy as np
 
 from bitfront import batches
 from bitfront.contracts import Metrics, Part, Runtime
-from bitfront.errors import UsageError, one_line, unknown_name
+from bitfront.errors import UsageError
 from bitfront.graph import passes
-from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph
 from bitfront.measure import verify
 from bitfront.quant import plan_files
-from bitfront.quant.alignment import align
 from bitfront.quant.plan import Plan
-from bitfront.quant.recipes import RECIPES, build
+from bitfront.quant.recipes import RECIPES
 from bitfront.record import Agreement, to_json
 from bitfront.verbs.artifacts import (
-    N_CALIBRATE,
     N_VERIFY,
     Exported,
     artifact_path,
-    calibration_images,
     describe,
     manifest_of,
-    observer,
     open_runtime,
     write_artifact,
 )
+from bitfront.verbs.class_weights import weighted
 from bitfront.verbs.companions import write_manifest
-from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, untrained, usable_part
-from bitfront.verbs.plans import open_plan
+from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, usable_part
+from bitfront.verbs.quantized_start import Start, begin, captured, check_loss, summary
 from bitfront.verbs.scoring import score_file
 from bitfront.verbs.training import train_and_val
 
@@ -54,8 +51,6 @@ __all__ = ["PLAN_SUFFIX", "QuantizedTraining", "plan_quantized_training", "train
 PLAN_SUFFIX = ".plan.json"
 """Ending of the plan that is written beside an artifact."""
 NOT_BETTER = "no epoch was better than the plan without training, which is what was written: try a lower rate"
-PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax", "argmax")
-"""Operators whose outputs no loss can be computed from: it wants logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +71,8 @@ class QuantizedTraining:
     """The part that these three were scored on."""
     trained: Trained
     """Its score is that of the graph in training, on the val part."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """What a training begins with."""
-
-    opened: Opened
-    """With the size of the graph."""
-    flat: Graph
-    """What the float file is made from."""
-    graph: Graph
-    plan: Plan
-    notes: tuple[str, ...]
+    float_trained: Trained | None = None
+    """The epochs before, in floating point, of a delayed training."""
 
 
 def train_quantized(
@@ -98,7 +82,10 @@ def train_quantized(
     *,
     plan: Plan | Path | str | None = None,
     recipe: str = "",
+    delay: int = 0,
     learn_ranges: float | None = None,
+    freeze_ranges: float | None = None,
+    class_weights: Sequence[float] | str = (),
     options: TrainOptions | None = None,
     runtime: str = "",
     part: str = "",
@@ -119,6 +106,10 @@ def train_quantized(
     Beside ``out`` lie its manifest, its reference and its plan. Running the same command again after an interruption
     goes on where it stopped: the state lies in ``OUT.training``.
 
+    With a ``delay`` (Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"; thesis 003,
+    III) MODEL is trained in floating point first, its batch normalization live; then it is captured, folded and
+    calibrated, and the other epochs are under the plan. Both parts share one schedule of rates.
+
     Args:
         model: as everywhere; its graph is trained, whether it comes from torch or from a file.
         data: with a train part and a val part, which chooses the best epoch.
@@ -128,8 +119,13 @@ def train_quantized(
             candidate the graph is taken from there too; MODEL says how it is fed, and is the float file's network
             where it has weights.
         recipe: instead of a plan: a recipe, calibrated on images of the train part.
-        learn_ranges: share of the training after which the steps of integer formats are learned too, in [0, 1).
-        options: by default the preset ``quantized``.
+        delay: epochs of ``options`` that are trained in floating point first. The formats then belong to the network
+            that comes of them: of a plan the kinds and bits are taken, its ranges chosen anew.
+        learn_ranges: share of the training under the plan after which the steps of integer formats are learned too, in
+            [0, 1).
+        freeze_ranges: share after which they stay again.
+        class_weights: in the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
+        options: by default the preset ``quantized``, with a delay ``default``.
         runtime: engine of the file.
         part: what to score on; by default the last part that exists.
         settings: knobs of the model.
@@ -150,12 +146,11 @@ def train_quantized(
         DeviceError: the runtime is missing.
         SpaceError: the disk is full.
     """
-    from bitfront.train.options import preset
-    from bitfront.train.quantized import check_share, train_under_plan
+    from bitfront.train.quantized import check_shares, train_under_plan
 
     began = time.monotonic()
-    check_share(learn_ranges)
-    options = options or preset("quantized")
+    check_shares(learn_ranges, freeze_ranges)
+    chosen = _options(options, delay)
     engine = open_runtime(runtime)
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
@@ -164,20 +159,32 @@ def train_quantized(
     names = (*train_and_val(opened.dataset.parts(), opened.info.name), scored)
     usable = {name: usable_part(opened.dataset, name, cache=cache, progress=progress) for name in names}
     train_part, val_part, samples = (usable[name][0] for name in names)
+    opened = weighted(opened, class_weights, train_part)
     say = progress or (lambda stage, done, total: None)
-    say("calibrate", 0, 0)
-    start = _start(opened, engine, plan, recipe, seed=seed, runs=Path(runs), cache=cache)
-    source = start.opened.source
-    _check_loss(start, train_part)
+    begun = functools.partial(
+        begin, opened, engine, plan, recipe, seed=seed, runs=Path(runs), cache=cache, delayed=delay > 0
+    )
 
     def score(path: Path) -> Metrics:
-        return score_file(engine, path, start.opened, samples, score=options.score, threads=threads, progress=progress)
+        return score_file(engine, path, start.opened, samples, score=chosen.score, threads=threads, progress=progress)
 
-    with tempfile.TemporaryDirectory() as folder:  # before the training: what cannot be exported fails here
-        twin = engine.export(start.flat, Plan("float32"), Path(folder) / "float", source.input, source.output)
-        float_metrics, float_size_bytes = score(twin), twin.stat().st_size
-        before = score(engine.export(start.graph, start.plan, Path(folder) / "before", source.input, source.output))
     state = place.with_name(f"{place.name}.training")
+    float_trained = None
+    say("calibrate", 0, 0)
+    start = begun()
+    check_loss(start, train_part)
+    with tempfile.TemporaryDirectory() as folder:  # before the training: what cannot be exported fails here
+        if delay:
+            _export_both(engine, start, Path(folder))
+            flat, float_trained = _train_float(
+                opened, train_part, val_part, chosen, delay, state / "float", seed, on_epoch
+            )
+            chosen = _rest(chosen, float_trained)
+            say("calibrate", 0, 0)
+            start = begun(trained=flat)
+        twin, rounded = _export_both(engine, start, Path(folder))
+        float_metrics, float_size_bytes, before = score(twin), twin.stat().st_size, score(rounded)
+    source = start.opened.source
     done = train_under_plan(
         start.graph,
         start.plan,
@@ -186,11 +193,13 @@ def train_quantized(
         train_part,
         val_part,
         source.input,
-        options,
+        chosen,
         state,
         seed,
         on_epoch,
         learn_ranges=learn_ranges,
+        freeze_ranges=freeze_ranges,
+        delay=delay,
     )
     write_artifact(engine, done.graph, done.plan, source, place)
     plan_files.save(place.with_suffix(PLAN_SUFFIX), done.plan)
@@ -203,8 +212,10 @@ def train_quantized(
     made = describe(place, done.plan.recipe, engine, source, began, notes)
     trained = {
         "plan_before": start.plan.id,
-        "options": to_json(options),
+        "options": to_json(chosen),
         "learn_ranges": learn_ranges,
+        "freeze_ranges": freeze_ranges,
+        "class_weights": list(getattr(opened.task, "class_weights", ())),
         "seed": seed,
         "epochs": len(done.trained.epochs),
         "best_epoch": done.trained.best_epoch,
@@ -212,6 +223,8 @@ def train_quantized(
         "val_score_before": done.start_score,
         "metrics_before": to_json(before.values),
     }
+    if float_trained:
+        trained["delay"], trained["float_val_score"] = delay, float_trained.best_score
     facts = {"agreement": to_json(agreement), "metrics": to_json(metrics.values), "trained": trained}
     write_manifest(place, {**manifest_of(made, source, model, data), **facts})
     if done.trained.stopped in ("completed", "patience"):
@@ -226,6 +239,7 @@ def train_quantized(
         float_size_bytes=float_size_bytes,
         part=scored,
         trained=done.trained,
+        float_trained=float_trained,
     )
 
 
@@ -236,6 +250,7 @@ def plan_quantized_training(
     *,
     plan: Plan | Path | str | None = None,
     recipe: str = "",
+    delay: int = 0,
     options: TrainOptions | None = None,
     runtime: str = "",
     part: str = "",
@@ -247,9 +262,7 @@ def plan_quantized_training(
     runs: Path | str = "runs",
 ) -> dict[str, Any]:
     """Return what :func:`train_quantized` would do, doing nothing. Raises UsageError, DataError, DeviceError."""
-    from bitfront.train.options import preset
-
-    chosen = options or preset("quantized")
+    chosen = _options(options, delay)
     place = artifact_path(out, open_runtime(runtime))
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
@@ -258,7 +271,7 @@ def plan_quantized_training(
     n_scored = len(opened.dataset.part(scored))
     found: dict[str, Any] = {"plan": f"recipe {recipe}: {RECIPES[recipe].description}"} if recipe in RECIPES else {}
     if not found:
-        start = _start(opened, None, plan, recipe, seed=0, runs=Path(runs), cache=None)
+        start = begin(opened, None, plan, recipe, seed=0, runs=Path(runs), cache=None, delayed=delay > 0)
         opened, found = start.opened, {"plan": summary(start.graph, start.plan)}
     return {
         **found,
@@ -266,102 +279,81 @@ def plan_quantized_training(
         "n_train": n_train,
         "n_val": n_val,
         "epochs": chosen.epochs,
+        **({"float_epochs": delay} if delay else {}),
         "steps": chosen.epochs * max(1, n_train // chosen.batch_size),
         "scored_on": f"{n_scored} images of {scored}",
         "out": str(place),
     }
 
 
-def summary(graph: Graph, plan: Plan) -> str:
-    """Return a plan in a line: how many tensors of each kind have how many bits."""
-    counts: dict[tuple[str, int], int] = {}
-    for name, form in plan.formats.items():
-        key = graph.tensors[name].kind, form.bits
-        counts[key] = counts.get(key, 0) + 1
-    lines = [f"{n} {kind} of {bits} bits" for (kind, bits), n in sorted(counts.items())]
-    return ", ".join(lines) or "float32"
+# --- delayed ---------------------------------------------------------------------------------------------------------
+def _options(options: TrainOptions | None, delay: int) -> TrainOptions:
+    """Return what a training is told. Raises UsageError when nothing is left after the delay."""
+    from bitfront.train.options import preset
+
+    chosen = options or preset("default" if delay else "quantized")
+    if not 0 <= delay < chosen.epochs:
+        raise UsageError(
+            f"a delay of {delay} epochs leaves none of {chosen.epochs} under the plan",
+            hint="epochs counts those in float too: give more of them, or a shorter delay",
+        )
+    return chosen
 
 
-# --- the start -------------------------------------------------------------------------------------------------------
-def _start(
+def _train_float(  # noqa: PLR0917 - the order of train.loop.train
     opened: Opened,
-    engine: Runtime | None,
-    plan: Plan | Path | str | None,
-    recipe: str,
-    *,
+    train_part: Part,
+    val_part: Part,
+    options: TrainOptions,
+    delay: int,
+    folder: Path,
     seed: int,
-    runs: Path,
-    cache: Path | None,
-) -> _Start:
-    """Return graph and plan to train. Raises UsageError, DataError."""
+    on_epoch: Callable[[Epoch], str | None] | None,
+) -> tuple[Graph, Trained]:
+    """Train MODEL in floating point up to the delay; return its prepared graph with the best epoch's weights."""
     import torch
 
+    from bitfront.graph import capture
     from bitfront.graph.module import GraphModule
+    from bitfront.train.loop import train
 
-    if (plan is None) == (not recipe):
-        raise UsageError("a plan or a recipe, one of them", hint="--plan FILE or --recipe NAME")
-    if recipe and recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, RECIPES)
-    stored, formats = (None, plan) if plan is None or isinstance(plan, Plan) else open_plan(plan, runs)
-    if stored is not None and formats is not None:
-        fed = _fed(opened, stored)
-        flat = stored if untrained(fed.source) else passes.prepare(fed.source.graph())
-        started = _Start(fed, flat, stored, formats, opened.source.notes)
+    source, contract = opened.source, opened.source.input
+    size = (contract.height, contract.width)
+    if source.kind == "onnx":
+        module: torch.nn.Module = GraphModule(captured(source, seed))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            flat = passes.prepare(opened.source.graph())
-        graph = flat
-        if formats is None:
-            images = calibration_images(opened, N_CALIBRATE, seed, cache)
-            graph, formats = build(recipe, flat, batches=images, observe=observer(engine) if engine else None)
-        elif formats.options.get("dropped_clips"):
-            raise UsageError(
-                "the plan belongs to a graph without some of MODEL's clips",
-                hint="give the candidate of the run or the reference file that it comes from: they hold the graph",
-            )
-        elif formats.options.get("equalized"):
-            graph = equalize(flat)
-            graph = align(graph) if formats.options.get("aligned") else graph
-        started = _Start(opened, flat, graph, formats, (*opened.source.notes, *untrained(opened.source)))
-    GraphModule(started.graph, started.plan)  # it refuses plans that do not fit
-    return started
+            module = source.build(size=size)
+    limit = options.time_limit_seconds
+    early = options if limit is None else replace(options, time_limit_seconds=limit * delay / options.epochs)
+    done = train(
+        module,
+        opened.task,
+        opened.info,
+        train_part,
+        val_part,
+        contract,
+        early,
+        folder,
+        seed,
+        on_epoch,
+        header={"model": source.name, "options": to_json(source.options)},
+        span=(0, delay),
+    )
+    if isinstance(module, GraphModule):
+        return module.graph(), done
+    return passes.prepare(capture.from_module(module.eval(), (1, contract.channels, *size))), done
 
 
-def _fed(opened: Opened, graph: Graph) -> Opened:
-    """Return MODEL as it feeds and reads a stored graph. Raises UsageError when they do not belong together."""
-    source = opened.source
-    (_, channels, *size), answers = graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape
-    if channels != source.input.channels or len(size) != 2:
-        raise UsageError(
-            f"the plan's graph takes images of {channels} channels, '{source.name}' of {source.input.channels}",
-            hint="name the model that the candidate was made from",
-        )
-    contract = replace(source.input, height=size[0], width=size[1])
-    return replace(opened, source=replace(source, input=contract, output=opened.task.output(answers[1], opened.info)))
+def _rest(options: TrainOptions, done: Trained) -> TrainOptions:
+    """Return the options of what comes behind the float epochs: with the time that is left."""
+    limit = options.time_limit_seconds
+    return options if limit is None else replace(options, time_limit_seconds=max(1.0, limit - done.seconds))
 
 
-def _check_loss(start: _Start, part: Part) -> None:
-    """Compute the loss of one image. Raises UsageError when the network's output is none to learn from."""
-    import torch
-
-    from bitfront.graph.module import GraphModule
-
-    graph, opened = start.graph, start.opened
-    last = graph.producer(graph.outputs[0])
-    if last is not None and last.op in PROBABILITIES:
-        raise UsageError(
-            f"'{opened.source.name}' ends with {last.op}, and training needs the logits before it",
-            hint="export the network without its last operator",
-        )
-    rng = np.random.default_rng(0)
-    batch = next(iter(batches.training([part[0]], opened.source.input, 1, rng, batches.AUGMENTS["none"])))
-    try:
-        with torch.no_grad():
-            opened.task.loss(GraphModule(graph)(torch.from_numpy(batch.images)), batch, opened.info)
-    except (RuntimeError, IndexError, ValueError) as error:
-        shape = graph.tensors[graph.outputs[0]].shape
-        raise UsageError(
-            f"no loss of {opened.task.name} can be computed from an output of shape {shape}: {one_line(str(error))}",
-            hint="training needs logits at the size of the input",
-        ) from error
+def _export_both(engine: Runtime, start: Start, folder: Path) -> tuple[Path, Path]:
+    """Return the files in float and under the plan, as they are before the training under the plan."""
+    source = start.opened.source
+    twin = engine.export(start.flat, Plan("float32"), folder / "float", source.input, source.output)
+    return twin, engine.export(start.graph, start.plan, folder / "before", source.input, source.output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from bitfront.contracts import Metrics
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.record import to_json
 from bitfront.store import atomic_write
+from bitfront.verbs.class_weights import weighted
 from bitfront.verbs.opening import TorchSession, open_both, usable_part
 from bitfront.verbs.scoring import score_session
 
@@ -58,6 +59,7 @@ def train(
     out: Path | str,
     *,
     options: TrainOptions | None = None,
+    class_weights: Sequence[float] | str = (),
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     preprocess: str = "",
@@ -70,6 +72,7 @@ def train(
     """Train a model on the train part, keep the epoch that is best on the val part, write it as a checkpoint.
 
     Running the same command again after an interruption goes on where it stopped: the state lies in ``OUT.training``.
+    ``class_weights`` of the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
     Raises UsageError, DataError, SpaceError.
     """
     import torch
@@ -84,6 +87,7 @@ def train(
     train_name, val_name = train_and_val(dataset.parts(), opened.info.name)
     train_part, train_notes = usable_part(dataset, train_name, cache=cache)
     val_part, val_notes = usable_part(dataset, val_name, cache=cache)
+    opened = weighted(opened, class_weights, train_part)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = source.build()
