@@ -28,6 +28,7 @@ from bitfront.fitting.exploration import choose_stages
 from bitfront.fitting.exploring import Request
 from bitfront.fitting.progress import Progress
 from bitfront.fitting.searching import menu_options, usual_evaluations
+from bitfront.fitting.shop import Way
 from bitfront.fitting.space import (
     EFFORTS,
     RESOLUTION,
@@ -74,6 +75,7 @@ def fit(
     preprocess: str = "",
     recipes: Sequence[str] | None = None,
     runtime: str = "onnxruntime",
+    runtimes: Sequence[str] = (),
     device: str = "host",
     objectives: Sequence[str] = ("score", "latency", "size"),
     effort: str = "entry",
@@ -111,6 +113,7 @@ def fit(
         preprocess: how a file that does not say it wants to be fed.
         recipes: quantization recipes to try; float32 always is.
         runtime: engine that executes the files.
+        runtimes: further engines, whose files compete on the same front.
         device: where they are timed.
         objectives: axes of the front.
         effort: ``entry``, ``intermediate`` or ``expert``: how much is explored when nothing is said.
@@ -151,7 +154,8 @@ def fit(
     config = Config(
         model=model, data=data, reader=reader, task=task, budget=budget or Budget(),
         space={**several, **(space or {})}, settings=fixed, weights=str(weights or ""), preprocess=preprocess,
-        recipes=tuple(recipes or ()), runtime=runtime, device=device, objectives=tuple(objectives), effort=effort,
+        recipes=tuple(recipes or ()),
+        runtime=runtime, runtimes=tuple(runtimes), device=device, objectives=tuple(objectives), effort=effort,
         stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
         threads=threads, retrain=retrain, limit=limit, pick=pick, bits=bits or BitSearch(),
@@ -288,8 +292,9 @@ def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
         "stages": [stage.name for stage in request.stages],
         "networks": [job.architecture.label for job in jobs],
         "trainings": sum(job.share > 0 for job in jobs),
-        "recipes": list(request.recipes),
-        "evaluations": len(jobs) * len(request.recipes),
+        "recipes": list(dict.fromkeys(way.recipe for way in request.ways)),
+        "runtimes": [runtime.name for runtime in request.runtimes],
+        "evaluations": len(jobs) * len(request.ways),
         "epochs": forecast.epochs,
         "seconds": round(forecast.seconds * n_stages, 1),
         "left_out": [j.architecture.label for j in all_jobs if j.architecture.id in forecast.left_out],
@@ -330,9 +335,10 @@ def _open(config: Config) -> Request:
     if config.bits.method:
         menu_options(config.bits)
     device: Device = load("device", config.device)
-    runtime = open_runtime(config.runtime)
-    if runtime.name not in device.runtimes:
-        raise UsageError(f"{device.name} does not run {runtime.name}", hint=f"it runs {', '.join(device.runtimes)}")
+    runtimes = [open_runtime(name) for name in dict.fromkeys((config.runtime, *config.runtimes))]
+    for runtime in runtimes:
+        if runtime.name not in device.runtimes:
+            raise UsageError(f"{device.name} does not run {runtime.name}", hint=f"it runs {', '.join(device.runtimes)}")
     objectives = [load("objective", name)() for name in config.objectives]
     fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in config.settings.items()}
     opened = open_both(
@@ -350,26 +356,28 @@ def _open(config: Config) -> Request:
     sample = opened.dataset.part(opened.dataset.parts()[0])[0]
     native = (sample.image.shape[0], sample.image.shape[1])
     space = {k: [tuple(v) if isinstance(v, list) else v for v in values] for k, values in config.space.items()}
-    recipes = choose_recipes(config.recipes, runtime.recipes)
+    supported = list(dict.fromkeys(recipe for runtime in runtimes for recipe in runtime.recipes))
+    recipes = choose_recipes(config.recipes, supported)
+    ways = [Way(recipe, r.name) for r in runtimes for recipe in recipes if recipe in r.recipes]
     if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
         raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
     effort = EFFORTS[config.effort]
     stages = choose_stages(config.stages or (() if space else effort.stages))
     if not stages:
         found = architectures(opened.source, native, effort, space)
-        return Request(config, opened, runtime, device, objectives, found, recipes, _reopen)
+        return Request(config, opened, runtimes, device, objectives, found, ways, _reopen)
     sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
     knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
     free = {k: v for k, v in knobs.items() if k not in config.settings}
     ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
     opened = replace(opened, source=replace(opened.source, knobs=free))
-    return Request(config, opened, runtime, device, objectives, (), recipes, _reopen, stages, ordered)
+    return Request(config, opened, runtimes, device, objectives, (), ways, _reopen, stages, ordered)
 
 
-def _reopen(config: Config) -> tuple[Opened, Runtime]:
+def _reopen(config: Config) -> tuple[Opened, Sequence[Runtime]]:
     """Open a configuration in another process."""
     request = _open(config)
-    return request.opened, request.runtime
+    return request.opened, request.runtimes
 
 
 def _with_dice(task: Task) -> Task:

@@ -81,12 +81,12 @@ class Candidate:
         return self.named(self.knobs)
 
     def named(self, shown: Collection[str]) -> str:
-        """Return the label with these knobs only; the resolution always shows."""
+        """Return the label with these knobs only (and the ``runtime``, if it is among them); the size always shows."""
         knobs = {k: v for k, v in self.knobs.items() if k in shown or k == "resolution"}
         size = knobs.pop("resolution", None)
         parts = [f"{size[0]}x{size[1]}"] if size else []
         parts += [f"{k}={v}" for k, v in sorted(knobs.items()) if k not in ("classes", "channels")]
-        return " ".join([*parts, self.recipe])
+        return " ".join([*parts, self.recipe, *([self.runtime] if "runtime" in shown else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +193,10 @@ class Record:
 
 
 def varying_knobs(candidates: Iterable[Candidate]) -> frozenset[str]:
-    """Return the knobs that take more than one value: what tells these candidates apart."""
+    """Return the knobs (and ``runtime``) that take more than one value: what tells these candidates apart."""
     values: dict[str, set[str]] = {}
     for candidate in candidates:
+        values.setdefault("runtime", set()).add(candidate.runtime)
         for knob, value in candidate.knobs.items():
             values.setdefault(knob, set()).add(repr(value))
     return frozenset(knob for knob, taken in values.items() if len(taken) > 1)

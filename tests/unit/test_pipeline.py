@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bitfront import pipeline
-from bitfront.contracts import DataInfo, InputContract, Metrics, OutputContract
+from bitfront.contracts import DataInfo, Device, InputContract, Metrics, OutputContract
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import DataError, Interrupted, SpaceError, UsageError
 from bitfront.fitting import candidates, stages, tasks, training
@@ -30,9 +30,11 @@ from bitfront.objectives.latency import Latency
 from bitfront.objectives.score import Score
 from bitfront.objectives.size import Size
 from bitfront.pipeline import fit, plan, resume
-from bitfront.record import Agreement, Artifact, Budget, Candidate, Measurement, Record, digest_file
+from bitfront.record import Agreement, Artifact, Budget, Candidate, Measurement, Record, digest_file, varying_knobs
+from bitfront.registry import load
 from bitfront.run import Run
 from bitfront.rundb import RunDb, damaged
+from bitfront.runtimes.onnxruntime import OnnxRuntime
 from bitfront.sources import Source, open_model
 from bitfront.tasks.segmentation import Segmentation
 from bitfront.verbs.data import convert
@@ -94,6 +96,16 @@ def finished(data: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert {p.stage for p in seen} >= {"scan", "forecast", "train", "candidates", "time", "test", "front", "end"}
     assert all(0 <= p.done <= 1 and (p.seconds_left is None or p.seconds_left >= 0) for p in seen)
     return run
+
+
+class Renamed(OnnxRuntime):
+    """A second engine, with other recipes."""
+
+    name = "other"
+    recipes = ("float32", "int8")
+
+
+HOST = Device("host", "this machine", runtimes=("onnxruntime", "other"))
 
 
 # --- end to end ------------------------------------------------------------------------------------------------------
@@ -172,6 +184,23 @@ def test_a_finished_run_is_read_back(base: Run, fitted_once: Path, monkeypatch: 
     again = resume(fitted_once)
     assert outcome(again) == outcome(base)
     assert again.records() == base.records()
+
+
+def test_engines_compete_on_one_front(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "TIMING_S", 0.2)
+    monkeypatch.setattr(pipeline, "open_runtime", lambda name: Renamed() if name == "other" else OnnxRuntime())
+    monkeypatch.setattr(pipeline, "load", lambda kind, name: HOST if kind == "device" else load(kind, name))
+    run = quick(data, tmp_path, runtimes=("other",), recipes=("int8", "dynamic"), objectives=("score", "latency"))
+    found = {(r.candidate.runtime, r.candidate.recipe): r for r in run.records()}
+    assert set(found) == {
+        ("onnxruntime", "float32"), ("onnxruntime", "int8"), ("onnxruntime", "dynamic"),
+        ("other", "float32"), ("other", "int8"),
+    }  # fmt: skip
+    assert {r.artifact.runtime for r in found.values() if r.artifact} == {"onnxruntime", "other"}
+    assert len({r.artifact.path for r in found.values() if r.artifact}) == 5
+    assert varying_knobs(r.candidate for r in found.values()) == {"runtime"}
+    assert found["other", "int8"].candidate.named({"runtime"}) == "32x32 int8 other"
+    assert resume(run.path).records() == run.records()
 
 
 @pytest.mark.usefixtures("no_report")
@@ -356,7 +385,7 @@ def test_recipes_begin_with_float32() -> None:
     supported = ("float32", "float16", "dynamic", "int8")
     assert choose_recipes(None, supported) == supported
     assert choose_recipes(["int8", "int8"], supported) == ("float32", "int8")
-    with pytest.raises(UsageError, match="cannot export 'int8_portable'"):
+    with pytest.raises(UsageError, match="no runtime of the run exports 'int8_portable'"):
         choose_recipes(["int8_portable"], supported)
 
 

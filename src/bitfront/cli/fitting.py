@@ -20,12 +20,14 @@ from bitfront.cli.options import (
     Limit,
     ModelOptions,
     ModelText,
+    Ray,
     Runs,
     Seed,
     Set,
     Shared,
     Threads,
     Track,
+    Workers,
     knobs,
     whole,
 )
@@ -158,10 +160,15 @@ def fit(
     learning_rate: Annotated[float | None, Parameter(help="Learning rate at the start.")] = None,
     augment: Annotated[str | None, Parameter(help="none, light, thesis_000, thesis_000_whole or thesis_001.")] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
-    runtime: Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        Parameter(help="Engine [default: onnxruntime]; several compete on one front. Repeatable.", negative=()),
+    ] = None,
     device: Annotated[str | None, Parameter(help="Where files are timed [default: host].")] = None,
     threads: Threads = None,
     limit: Limit = None,
+    workers: Workers = None,
+    ray: Ray = None,
     name: Annotated[str | None, Parameter(help="Name of the run [default: model and data].")] = None,
     runs: Runs = None,
     seed: Seed = None,
@@ -186,7 +193,8 @@ def fit(
     given = shared.fill(
         model=model, data=data, effort=effort, stages=stage,
         pick=pick, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
-        batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score, runtime=runtime,
+        batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score,
+        runtime=runtime[0] if runtime else None, runtimes=(runtime or [])[1:] or None,
         device=device, threads=threads, limit=limit, seed=seed, track=track,
     )  # fmt: skip
     options = {key: value for key, value in given.items() if value is not None}
@@ -198,16 +206,21 @@ def fit(
     searched = Bits().fill(shared, bits, None)
     if searched.method:
         options["bits"] = searched
+    crew = shared.fill(workers=workers, ray=ray)
     if dry_run:
         chosen = options["settings"]
         several = {k: v for k, v in chosen.items() if isinstance(v, tuple) and not _is_one_size(k, v)}
         fixed = {k: v for k, v in chosen.items() if k not in several}
         weights = str(options.get("weights", ""))
-        return _planned(plan(Config(**{**options, "settings": fixed, "space": several, "weights": weights})))
+        config = Config(**{**options, "settings": fixed, "space": several, "weights": weights})
+        return _planned(plan(config, crew["workers"]))
     where = shared.fill(name=name, runs=runs)
     progress = shared.progress()
     command = shlex.join(["bitfront", *sys.argv[1:]])
-    found = run(**options, name=where["name"], runs=where["runs"] or "runs", command=command, progress=progress.whole)
+    found = run(
+        **options, name=where["name"], runs=where["runs"] or "runs", command=command, progress=progress.whole,
+        workers=crew["workers"], ray=crew["ray"] or "",
+    )  # fmt: skip
     progress.clear()
     return run_answer(found)
 
@@ -233,6 +246,8 @@ def resume(
     pick: Annotated[
         str | None, Parameter(help="Recommend another member: knee, fastest, smallest, best, or one by id.")
     ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
     runs: Runs = None,
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
@@ -240,7 +255,9 @@ def resume(
     from bitfront.pipeline import resume as go_on
 
     progress = shared.progress()
-    found = go_on(_find(name, runs, shared), progress=progress.whole, pick=pick or "")
+    crew = shared.fill(workers=workers, ray=ray)
+    place = _find(name, runs, shared)
+    found = go_on(place, progress=progress.whole, pick=pick or "", workers=crew["workers"], ray=crew["ray"] or "")
     progress.clear()
     return run_answer(found)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitfront import batches
 from bitfront.errors import DataError
-from bitfront.fitting.shop import Shop
+from bitfront.fitting.shop import Shop, Way
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import new_module
 from bitfront.graph import capture, files, passes
@@ -59,10 +59,10 @@ class Network:
         given = source.weights_for(self.architecture.options, self.architecture.size)
         return given.sha256 if given else source.digest
 
-    def candidate(self, recipe: str) -> Candidate:
-        """Return the candidate that one recipe makes of this network."""
-        shop = self.shop
-        return Candidate(shop.opened.source.name, self.architecture.knobs, recipe, shop.runtime.name, self.origin)
+    def candidate(self, way: Way) -> Candidate:
+        """Return the candidate that one recipe makes of this network, for one engine."""
+        name = self.shop.opened.source.name
+        return Candidate(name, self.architecture.knobs, way.recipe, way.runtime, self.origin)
 
     @cached_property
     def captured(self) -> Graph:
@@ -141,23 +141,23 @@ def _run_file(shop: Shop, path: Path | None) -> Callable[[NDArray[Any]], NDArray
 
 def make_candidate(
     network: Network,
-    recipe: str,
+    way: Way,
     train_seconds: float | None = None,
     *,
     searched: tuple[Graph, Plan] | None = None,
 ) -> Record:
     """Export a network with one recipe, verify the file and score it in its runtime; or read back what was made before.
 
-    ``searched``: a plan that a search found and its graph; ``recipe`` then is but its name. The status is
+    ``searched``: a plan that a search found and its graph; the recipe then is but its name. The status is
     ``dominated``; the front is chosen once all records are there. Raises DataError, UsageError.
     """
     shop, source = network.shop, network.shop.opened.source
-    candidate = network.candidate(recipe)
+    candidate, engine = network.candidate(way), shop.engine(way.runtime)
     if searched is not None:
         candidate = replace(candidate, plan=content_id(searched[0].id, searched[1].id)[:12])
     inputs = {
         "candidate": candidate,
-        "runtime": shop.runtime.version(),
+        "runtime": engine.version(),
         "input": network.contract,
         "output": source.output,
         "data": shop.digest,
@@ -194,16 +194,16 @@ def _make(
     searched: tuple[Graph, Plan] | None,
 ) -> Record:
     shop, source = network.shop, network.shop.opened.source
-    start = time.monotonic()
+    start, engine = time.monotonic(), shop.engine(candidate.runtime)
     folder = shop.folder / place
     folder.mkdir(parents=True, exist_ok=True)
     graph, plan = searched or _built(network, candidate.recipe)
-    path = shop.runtime.export(graph, plan, folder, network.contract, source.output)
+    path = engine.export(graph, plan, folder, network.contract, source.output)
     files.save(path.with_suffix(files.SUFFIX), graph, plan)
     agreement = verify.compare(
-        shop.runtime, path, graph, plan, network.contract, source.output, network.images(), float_graph=network.graph
+        engine, path, graph, plan, network.contract, source.output, network.images(), float_graph=network.graph
     )
-    session = shop.runtime.open(path, shop.threads)
+    session = engine.open(path, shop.threads)
     try:
         metrics = score_session(
             session,
@@ -215,12 +215,12 @@ def _make(
         )
     finally:
         session.close()
-    told = getattr(shop.runtime, "notes", lambda graph, plan: ())
+    told = getattr(engine, "notes", lambda graph, plan: ())
     shifted = any(isinstance(f, Affine) and f.axis is not None for f in plan.formats.values())
     counts, costs, bits = network.counts, Costs(graph, per_channel=shifted), bits_of(plan)
     artifact = Artifact(
         path=path.relative_to(shop.folder).as_posix(),
-        runtime=shop.runtime.name,
+        runtime=engine.name,
         recipe=candidate.recipe,
         size_bytes=path.stat().st_size,
         sha256=digest_file(path),

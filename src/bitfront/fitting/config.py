@@ -57,6 +57,8 @@ class Config:
     preprocess: str = ""
     recipes: Sequence[str] = ()
     runtime: str = "onnxruntime"
+    runtimes: Sequence[str] = ()
+    """Further engines, whose files compete with those of ``runtime``."""
     device: str = "host"
     objectives: Sequence[str] = ("score", "latency", "size")
     effort: str = "entry"

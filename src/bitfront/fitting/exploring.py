@@ -19,7 +19,7 @@ from bitfront.fitting.exploration import Explored, Stage, best, propose
 from bitfront.fitting.forecast import Forecast, fitted, probe
 from bitfront.fitting.progress import Clock, Progress
 from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
-from bitfront.fitting.shop import open_shop
+from bitfront.fitting.shop import Way, open_shop
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.tasks import FilesTask, T, TrainTask, reason
 from bitfront.fitting.training import Training
@@ -46,13 +46,14 @@ class Request:
 
     config: Config
     opened: Opened
-    runtime: Runtime
+    runtimes: Sequence[Runtime]
     device: Device
     objectives: Sequence[Objective]
     architectures: Sequence[Architecture]
     """The whole space where it was given, else none: stages propose them."""
-    recipes: Sequence[str]
-    reopen: Callable[[Config], tuple[Opened, Runtime]]
+    ways: Sequence[Way]
+    """Every recipe with every engine that can have it, float32 first."""
+    reopen: Callable[[Config], tuple[Opened, Sequence[Runtime]]]
     """How another process opens the same; an importable function."""
     stages: Sequence[Stage] = ()
     sizes: Sequence[tuple[int, int]] = ()
@@ -97,7 +98,7 @@ class Explorer:
         self.recorded: set[str] = set()
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
-        shop = open_shop(db, request.config, request.opened, request.runtime, self.clock.tell)
+        shop = open_shop(db, request.config, request.opened, request.runtimes, self.clock.tell)
         self.crew = crew or InProcess()
         self.beside: bool = db.get("beside", False)
         """Whether trainings were cut into waves that can run beside each other, when the run began."""
@@ -179,7 +180,12 @@ class Explorer:
         found.records = list({r.id: r for r in (*found.records, *records)}.values())
         found.candidate_s |= forecast.candidate_s
         found.fixed_s = forecast.fixed_s
-        floats = {content_id(r.candidate.knobs): r for r in records if r.candidate.recipe == "float32" and r.val}
+        main = self.shop.runtime.name
+        floats = {
+            content_id(r.candidate.knobs): r
+            for r in records
+            if (r.candidate.recipe, r.candidate.runtime) == ("float32", main) and r.val
+        }
         for architecture, training in trained:
             record = floats.get(content_id(architecture.knobs))
             if record is not None and record.val is not None:
@@ -200,23 +206,21 @@ class Explorer:
         epochs = usual_epochs(config, n_train)
         augment = self.shop.opened.info.augment
         options = train_options(config, n_train, epochs, fine=False, augment=augment) if trainings else None
-        limit, recipes = config.budget.time_s, request.recipes
+        limit, ways = config.budget.time_s, request.ways
 
         def compute() -> Forecast:
             self.clock.tell("forecast", "timing training steps")
-            found = replace(probe(self.shop, jobs, options, len(recipes)), n_workers=self.crew.n)
+            found = replace(probe(self.shop, jobs, options, len(ways)), n_workers=self.crew.n)
             return fitted(found, limit_s)
 
-        inputs = [limit, jobs, options, recipes, self.shop.digest]
+        inputs = [limit, jobs, options, ways, self.shop.digest]
         found = from_json(Forecast, self.db.cached("forecast", inputs, compute))
         found = replace(found, n_workers=self.crew.n)  # a run may be resumed with others
         self.clock.plan(found.seconds * n_stages)
         n_kept, n_trained = len(jobs) - len(found.left_out), len(trainings) - len(found.left_out)
         training = f", {n_trained} of them trained ({found.epochs} epochs from scratch)" if n_trained else ""
-        self.say(
-            "forecast",
-            f"{n_kept} networks{training}, {len(recipes)} recipes: about {max(1, round(found.seconds / 60))} min",
-        )
+        many, minutes = "network" if n_kept == 1 else "networks", max(1, round(found.seconds / 60))
+        self.say("forecast", f"{n_kept} {many}{training}, {len(ways)} files each: about {minutes} min")
         return found
 
     def _halved(self, jobs: Sequence[Job], forecast: Forecast, before: Sequence[Trained]) -> list[Trained]:
@@ -309,18 +313,18 @@ class Explorer:
     def _lost(self, architecture: Architecture, status: str, reason: str) -> None:
         """Record an architecture that has no files."""
         source = self.request.opened.source
-        candidate = Candidate(source.name, architecture.knobs, "float32", self.request.runtime.name)
+        candidate = Candidate(source.name, architecture.knobs, "float32", self.shop.runtime.name)
         self._record(Record(candidate, status, reason))
         self.say(status, f"{architecture.label}: {reason}")
 
     # --- candidates ---------------------------------------------------------------------------------------------------
     def candidates(self, trained: Sequence[Trained], forecast: Forecast) -> list[Record]:
         """Export, verify and score every recipe of every network."""
-        recipes = self.request.recipes
+        ways = self.request.ways
         links: dict[str, str] = dict(self.db.get("training", {}))
         made: dict[str, list[Record]] = {}
-        tasks = [FilesTask(a, t, recipes) for a, t in trained]
-        timed = [(task, len(recipes) * forecast.candidate_s.get(task.architecture.id, 0.0)) for task in tasks]
+        tasks = [FilesTask(a, t, ways) for a, t in trained]
+        timed = [(task, len(ways) * forecast.candidate_s.get(task.architecture.id, 0.0)) for task in tasks]
         for task, records in self._done(timed):
             if isinstance(records, Exception):
                 records = self._failed(task, records)
@@ -336,7 +340,7 @@ class Explorer:
         """Return the records of a network whose files could not be made, or not all."""
         network = task.network(self.shop)
         known = {record.id: record for record in self.db.records() if record.id in self.recorded}
-        failed = [Record(network.candidate(r), "failed", reason(r, error)) for r in task.recipes]
+        failed = [Record(network.candidate(way), "failed", reason(way.recipe, error)) for way in task.ways]
         return [known.get(record.id, record) for record in failed]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ DIFFERENT = np.array([255, 40, 60], np.float32)
 
 def write_previews(
     run_folder: Path,
-    runtime: Runtime,
+    engine: Callable[[str], Runtime],
     opened: Opened,
     part: Part,
     *,
@@ -38,7 +38,8 @@ def write_previews(
 ) -> list[str]:
     """Draw the worst images of ``shown`` and the median one, with the answers of its float ``twin`` and of ``others``.
 
-    ``names`` says how a candidate is called (by id; its recipe otherwise): members made by a plan by their mean bits.
+    ``engine`` gives a runtime by name. ``names`` says how a candidate is called (by id; its recipe otherwise): members
+    made by a plan by their mean bits.
     Writes JPEGs into ``previews/``, and ``index.json``: a list of ``{"sample", "note", "panels": {name: file}}``, the
     worst image first. Returns the samples' ids. Raises SpaceError.
     """
@@ -52,7 +53,7 @@ def write_previews(
     for n, (name, note) in enumerate(chosen):
         sample = part[positions[name]]
         answers = {
-            title: _answer(runtime, opened, run_folder, record, sample)
+            title: _answer(engine, opened, run_folder, record, sample)
             for title, record in {"float": twin, **quantized}.items()
         }
         panels = {}
@@ -109,9 +110,11 @@ def _chosen(scores: dict[str, float]) -> list[tuple[str, str]]:
     return worst + ([(median, "median")] if median not in {name for name, _ in worst} else [])
 
 
-def _answer(runtime: Runtime, opened: Opened, run_folder: Path, record: Record, sample: Sample) -> Prediction:
+def _answer(
+    engine: Callable[[str], Runtime], opened: Opened, run_folder: Path, record: Record, sample: Sample
+) -> Prediction:
     assert record.artifact is not None
-    session = runtime.open(run_folder / record.artifact.path)
+    session = engine(record.artifact.runtime).open(run_folder / record.artifact.path)
     try:
         batch, originals = next(batches.evaluation([sample], record.artifact.input, 1))
         sizes = [(s.image.shape[0], s.image.shape[1]) for s in originals]

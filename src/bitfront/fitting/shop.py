@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from bitfront.scan import scan, without
 from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 
-__all__ = ["Shop", "Store", "Tell", "open_shop"]
+__all__ = ["Shop", "Store", "Tell", "Way", "open_shop"]
 
 HOLDOUT = 5
 """Every so many-th sample of train serves as val when the data has none."""
@@ -54,6 +54,14 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What makes a file of a network: a recipe, and the engine that the file is for."""
+
+    recipe: str
+    runtime: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Shop:
     """What all work of a run has in common."""
@@ -61,7 +69,8 @@ class Shop:
     folder: Path
     db: Store
     opened: Opened
-    runtime: Runtime
+    runtimes: Sequence[Runtime]
+    """The engines that files are made for; the first one calibrates, too."""
     parts: Mapping[str, Part]
     """``train``, ``val`` and, where there is one, ``test``; decoded images are kept in memory."""
     digest: str
@@ -76,12 +85,21 @@ class Shop:
     one_thread: bool = False
     """Whether trainings take one thread whatever their size: beside each other, and the same bits everywhere."""
 
+    @property
+    def runtime(self) -> Runtime:
+        """The first of the engines."""
+        return self.runtimes[0]
+
+    def engine(self, name: str) -> Runtime:
+        """Return one of the engines by name."""
+        return next(runtime for runtime in self.runtimes if runtime.name == name)
+
     def seed_of(self, *names: Any) -> int:
         """Return the seed of one piece of work: from the run's seed and what the work is."""
         return int(content_id(self.seed, *names)[:8], 16)
 
 
-def open_shop(db: Store, config: Config, opened: Opened, runtime: Runtime, tell: Tell) -> Shop:
+def open_shop(db: Store, config: Config, opened: Opened, runtimes: Sequence[Runtime], tell: Tell) -> Shop:
     """Scan the data and make its parts ready: without bad files, limited, decoded once.
 
     Raises DataError for data that cannot be used.
@@ -100,7 +118,16 @@ def open_shop(db: Store, config: Config, opened: Opened, runtime: Runtime, tell:
     digest = content_id({n: dataset.digest(n) for n in names}, {n: len(p) for n, p in parts.items()}, config.limit)
     kept = {name: batches.cached(part) for name, part in parts.items()}
     return Shop(
-        db.folder, db, opened, runtime, kept, digest, config.seed, score=config.score, threads=config.threads, tell=tell
+        db.folder,
+        db,
+        opened,
+        runtimes,
+        kept,
+        digest,
+        config.seed,
+        score=config.score,
+        threads=config.threads,
+        tell=tell,
     )
 
 

@@ -177,5 +177,5 @@ def choose_recipes(asked: Sequence[str] | None, supported: Sequence[str]) -> tup
         if name not in RECIPES:
             raise unknown_name("recipe", name, RECIPES)
         if name not in supported:
-            raise UsageError(f"the runtime cannot export '{name}'", hint=f"it exports {', '.join(supported)}")
+            raise UsageError(f"no runtime of the run exports '{name}'", hint=f"there is {', '.join(supported)}")
     return ("float32", *(r for r in dict.fromkeys(chosen) if r != "float32"))

@@ -59,7 +59,7 @@ class Work(Explorer):
     def environment(self) -> None:
         """Store what the run runs on."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        facts = {**system(), "bitfront": __version__, "runtime": self.request.runtime.version(), "when": now}
+        facts = {**system(), "bitfront": __version__, "runtime": self.shop.runtime.version(), "when": now}
         self.db.put("environment", facts)
         for note in self.request.opened.source.notes:
             self.db.event("model", note)
@@ -119,7 +119,7 @@ class Work(Explorer):
         if not records:
             return {}
         files = {r.id: r.artifact.sha256 for r in records if r.artifact}
-        inputs = [files, self.config.threads, self.request.device.name, self.request.runtime.version()]
+        inputs = [files, self.config.threads, self.request.device.name, self._versions(records)]
 
         def compute() -> dict[str, Measurement]:
             self.clock.tell("time", f"timing {len(records)} files in turns")
@@ -128,14 +128,20 @@ class Work(Explorer):
         stored = self.db.cached("time", inputs, compute)
         return {key: from_json(Measurement, value) for key, value in stored.items()}
 
+    def _versions(self, records: Sequence[Record]) -> list[str]:
+        """Versions of the engines that files are for."""
+        names = {r.artifact.runtime for r in records if r.artifact}
+        return [runtime.version() for runtime in self.shop.runtimes if runtime.name in names]
+
     def _timed(self, records: Sequence[Record]) -> dict[str, Measurement]:
         sessions: dict[str, Any] = {}
         images: dict[str, Any] = {}
-        part, runtime = self.shop.parts["val"], self.request.runtime
+        part = self.shop.parts["val"]
         try:
             for record in records:
                 assert record.artifact is not None
-                sessions[record.id] = runtime.open(self.db.folder / record.artifact.path, self.config.threads)
+                engine = self.shop.engine(record.artifact.runtime)
+                sessions[record.id] = engine.open(self.db.folder / record.artifact.path, self.config.threads)
                 images[record.id] = next(batches.evaluation(part, record.artifact.input, 1))[0].images
             floats = [r for r in records if r.candidate.recipe == "float32"] or list(records)
             largest = max(floats, key=lambda r: (r.macs or 0, r.id))
@@ -176,7 +182,8 @@ class Work(Explorer):
 
         def compute() -> Metrics:
             self.clock.tell("test", record.candidate.label)
-            session = self.request.runtime.open(self.db.folder / artifact.path, self.config.threads)
+            engine = self.shop.engine(artifact.runtime)
+            session = engine.open(self.db.folder / artifact.path, self.config.threads)
             try:
                 source = replace(opened.source, input=artifact.input)
                 return score_session(session, opened, self.shop.parts["test"], score=self.config.score, source=source)
@@ -192,16 +199,17 @@ class Work(Explorer):
         if artifact is None:
             return None
         shape = (1, artifact.input.channels, artifact.input.height, artifact.input.width)
+        engine = self.shop.engine(artifact.runtime)
 
         def compute() -> int | None:
             self.clock.tell("memory", record.candidate.label)
             try:
-                return memory.peak_ram(self.request.runtime, self.db.folder / artifact.path, shape, threads)
+                return memory.peak_ram(engine, self.db.folder / artifact.path, shape, threads)
             except BitfrontError as error:
                 self.db.event("memory", str(error))
                 return None
 
-        inputs = [artifact.sha256, shape, threads, self.request.runtime.version()]
+        inputs = [artifact.sha256, shape, threads, engine.version()]
         value: int | None = self.db.cached("memory", inputs, compute)
         return value
 
@@ -213,7 +221,7 @@ class Work(Explorer):
             "model": self.config.model,
             "seed": self.config.seed,
             "bitfront": __version__,
-            "runtime_version": self.request.runtime.version(),
+            "runtime_version": {r.name: r.version() for r in self.shop.runtimes},
             "run": self.db.folder.resolve().name,
         }
 
@@ -223,6 +231,6 @@ class Work(Explorer):
         shown = next((r for r in members if r.candidate.recipe != "float32"), members[0])
         shown = members[0] if members[0].candidate.recipe != "float32" else shown
         twin = twins(records).get(shown.id, shown)
-        places = (self.db.folder, self.request.runtime, self.request.opened, self.shop.parts["val"])
+        places = (self.db.folder, self.shop.engine, self.request.opened, self.shop.parts["val"])
         names = plan_labels(read_searches(self.db.get("searches")))
         write_previews(*places, shown=shown, twin=twin, others=rivals(shown, records), names=names)

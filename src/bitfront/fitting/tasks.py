@@ -15,8 +15,7 @@ from typing import Any, Protocol, TypeVar
 from bitfront.errors import BitfrontError, BusyError, DataError, Interrupted, SpaceError, one_line
 from bitfront.fitting.candidates import Network, make_candidate
 from bitfront.fitting.config import BitSearch
-from bitfront.fitting.searching import picked, search_network, summary
-from bitfront.fitting.shop import Shop
+from bitfront.fitting.shop import Shop, Way
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, train_architecture
 from bitfront.graph.ir import Graph
@@ -86,11 +85,11 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True)
 class FilesTask:
-    """Export, verify and score one network with every recipe; one that fails costs itself only."""
+    """Export, verify and score one network with every recipe for every engine; one that fails costs itself only."""
 
     architecture: Architecture
     training: Training | None
-    recipes: Sequence[str]
+    ways: Sequence[Way]
     trains = False
     reads_back = True
 
@@ -104,11 +103,11 @@ class FilesTask:
         return _network(shop, self.architecture, self.training)
 
     def __call__(self, shop: Shop) -> list[Record]:
-        """Return one record a recipe; each is also given to ``shop.made`` when it is there."""
+        """Return one record a way; each is also given to ``shop.made`` when it is there."""
         network, records = self.network(shop), []
-        for n, recipe in enumerate(self.recipes):
-            shop.tell("candidates", f"{self.label} {recipe}", n / len(self.recipes))
-            records.append(_made(network, recipe, self.training))
+        for n, way in enumerate(self.ways):
+            shop.tell("candidates", f"{self.label} {way.recipe}", n / len(self.ways))
+            records.append(_made(network, way, self.training))
         return records
 
 
@@ -143,6 +142,9 @@ class SearchTask:
 
     def __call__(self, shop: Shop) -> SearchedNetwork:
         """Return what was found. Raises DataError, UsageError."""
+        # with torch, and workers that search nothing start sooner without
+        from bitfront.fitting.searching import picked, search_network, summary
+
         if self.time_s is not None and self.time_s <= 0:
             raise DataError("the time is up")
         searched = search_network(
@@ -160,7 +162,8 @@ class SearchTask:
             plan = searched.plan(member.genome)
             done = SEARCHED_SHARE + (1 - SEARCHED_SHARE) * n / len(members)
             shop.tell("search", f"{self.label} {plan.recipe}", done)
-            records.append(_made(searched.network, plan.recipe, self.training, (searched.graph(plan), plan)))
+            way = Way(plan.recipe, shop.runtime.name)
+            records.append(_made(searched.network, way, self.training, (searched.graph(plan), plan)))
             files[member.genome] = records[-1].id
         result = searched.result
         return SearchedNetwork(records, summary(searched, files), result.n_evaluations, len(result.front))
@@ -171,15 +174,13 @@ def _network(shop: Shop, architecture: Architecture, training: Training | None) 
     return Network(shop, architecture, weights)
 
 
-def _made(
-    network: Network, recipe: str, training: Training | None, searched: tuple[Graph, Plan] | None = None
-) -> Record:
+def _made(network: Network, way: Way, training: Training | None, searched: tuple[Graph, Plan] | None = None) -> Record:
     try:
-        record = make_candidate(network, recipe, training.seconds if training else None, searched=searched)
+        record = make_candidate(network, way, training.seconds if training else None, searched=searched)
     except STOPPING:
         raise
     except Exception as error:
-        record = Record(network.candidate(recipe), "failed", reason(recipe, error))
+        record = Record(network.candidate(way), "failed", reason(way.recipe, error))
     network.shop.made(record)
     return record
 

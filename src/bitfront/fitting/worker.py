@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ OUTBOX = "outbox"
 class Place:
     """What a worker needs to open a run as the main process did."""
 
-    reopen: Callable[[Config], tuple[Opened, Runtime]]
+    reopen: Callable[[Config], tuple[Opened, Sequence[Runtime]]]
     """An importable function."""
     config: Config
     folder: Path
@@ -50,7 +50,7 @@ class Place:
     """Where modules are imported from."""
 
     @classmethod
-    def of(cls, reopen: Callable[[Config], tuple[Opened, Runtime]], config: Config, folder: Path) -> Place:
+    def of(cls, reopen: Callable[[Config], tuple[Opened, Sequence[Runtime]]], config: Config, folder: Path) -> Place:
         """Return the place of a run of this process."""
         return cls(reopen, config, folder.absolute(), str(Path.cwd()), tuple(sys.path))
 
@@ -121,8 +121,8 @@ def _digest(result: Result) -> str:
 def open_worker(place: Place, tell: Tell, made: Callable[[Record], None]) -> Shop:
     """Open the run in this process. Raises what opening raises."""
     place.enter()
-    opened, runtime = place.reopen(place.config)
-    shop = open_shop(WorkerDb(place.folder), place.config, opened, runtime, lambda stage, text, share: None)
+    opened, runtimes = place.reopen(place.config)
+    shop = open_shop(WorkerDb(place.folder), place.config, opened, runtimes, lambda stage, text, share: None)
     return replace(shop, tell=tell, made=made, one_thread=True)
 
 
