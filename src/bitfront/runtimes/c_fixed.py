@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bitfront.contracts import InputContract, OutputContract
+from bitfront.contracts import DataInfo, InputContract, OutputContract
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.store import atomic_write
 
 if TYPE_CHECKING:
     from bitfront.runtimes.c_session import CSession
+    from bitfront.runtimes.c_tree import Description
 
 __all__ = ["CFixed"]
 
@@ -67,6 +68,12 @@ class CFixed:
             f"C: {written.flash_bytes:,} bytes of constants in flash beside the program, {written.memory.n_bytes:,} "
             f"bytes of RAM ({written.memory.bound:,} at least), rounding {written.program.rounding.replace('_', ' ')}",
         )
+
+    def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
+        """Return how to feed and read a ``.zip`` file, which says so itself. Raises DataError for damaged files."""
+        from bitfront.runtimes import c_tree
+
+        return c_tree.describe(path)
 
     def open(self, path: Path, threads: int = 1) -> CSession:
         """Compile a file's C and start it, in a process of its own; ``threads`` is not used.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +21,32 @@ from bitfront.errors import DataError
 from bitfront.graph import files
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
-from bitfront.record import SCHEMA, to_json
+from bitfront.record import SCHEMA, from_json, to_json
 from bitfront.runtimes import c_project
 from bitfront.runtimes.c_source import Written, kernels, write
 from bitfront.simulate import reference
 from bitfront.store import atomic_write
 
-__all__ = ["MANIFEST", "NETWORK", "expected", "facts", "pattern", "read", "sources", "tree", "zipped"]
+__all__ = [
+    "MANIFEST",
+    "NETWORK",
+    "Description",
+    "describe",
+    "expected",
+    "facts",
+    "pattern",
+    "read",
+    "sources",
+    "tree",
+    "zipped",
+]
 
 MANIFEST, NETWORK = "manifest.json", "network.safetensors"
 STACK_BYTES = 1024
 """Of the deepest kernel with what it calls, from above: two blocks of 32 numbers, four patches' worth of variables."""
 MAX_BYTES = 1 << 30
 """Of all that is read from a ``.zip``."""
+MAX_FILES = 1000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -62,6 +78,7 @@ def tree(  # noqa: PLR0917
         "name": written.name,
         "input": to_json(contract),
         "output": to_json(output),
+        "output_shape": list(written.program.held[written.program.output].shape),
         "scratch_limit_bytes": scratch_bytes,
         **facts(written),
     }
@@ -103,36 +120,48 @@ def zipped(made: Mapping[str, bytes], name: str) -> bytes:
     return out.getvalue()
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """How to feed and read a network in C."""
+
+    input: InputContract
+    output: OutputContract
+    notes: tuple[str, ...] = ()
+    any_size: bool = False
+    task: str = ""
+    n_classes: int = 0
+
+
+def describe(path: Path) -> Description:
+    """Return what the manifest in a ``.zip`` says of its input and output. Raises DataError for any other file."""
+    described = _manifest(_unzipped(path), path)
+    try:
+        contract = from_json(InputContract, described["input"])
+        shape = [int(n) for n in described["output_shape"]]
+        task = "classification" if math.prod(shape[1:]) == 1 else "segmentation"
+        n = 0 if len(shape) == 2 else shape[0]
+        return Description(contract, from_json(OutputContract, described["output"]), task=task, n_classes=n)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
 def read(path: Path) -> tuple[Graph, Plan, Written]:
     """Return the network in a ``.zip``, and its C.
 
     The C of a file is compiled and run, so it must be what bitfront writes for the network in the same file. Raises
     DataError for any other file.
     """
+    held = _unzipped(path)
+    described = _manifest(held, path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise DataError(f"'{path}' holds more than {MAX_BYTES} bytes", hint="this is no file of bitfront")
-            held = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
-        described = json.loads(held[MANIFEST])
         name, scratch_bytes = str(described["name"]), int(described["scratch_limit_bytes"])
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / NETWORK
             atomic_write(place, held[NETWORK])
             graph, plan = files.load(place)
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror}", hint="give the path of a .zip file") from error
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        RecursionError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise DataError(f"'{path}' holds no network in C, or is damaged", hint="export or copy it again") from error
-    written = write(graph, plan, name, scratch_bytes)
+        written = write(graph, plan, name, scratch_bytes)
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path) from error
     for file, text in sources(written).items():
         if held.get(f"src/{file}") != text.encode():
             raise DataError(
@@ -140,6 +169,36 @@ def read(path: Path) -> tuple[Graph, Plan, Written]:
                 hint="export it again; was it changed, or written by another version?",
             )
     return graph, plan, written
+
+
+def _unzipped(path: Path) -> dict[str, bytes]:
+    """Return the files of a ``.zip``, by their path below its folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MAX_BYTES or len(entries) > MAX_FILES:
+                raise DataError(f"'{path}' holds too much", hint="this is no file of bitfront")
+            return {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror}", hint="give the path of a .zip file") from error
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path) from error
+
+
+def _manifest(held: Mapping[str, bytes], path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(held[MANIFEST])
+        schema = int(described["schema"])
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path) from error
+    if schema > SCHEMA:
+        raise DataError(f"'{path}' was written by a newer bitfront", hint="update bitfront")
+    found: dict[str, Any] = described
+    return found
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"'{path}' holds no network in C, or is damaged", hint="export or copy it again")
 
 
 # --- a test that needs no files --------------------------------------------------------------------------------------
