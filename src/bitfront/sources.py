@@ -187,13 +187,17 @@ class Source:
         color = "y" if channels == 1 else "rgb"
         return replace(self.input, height=size[0], width=size[1], channels=channels, color=color, mean=mean, std=std)
 
+    def whole(self, knobs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return every option of an architecture, with the family's own values of those that are not given."""
+        return complete(self.family, {**self.options, **knobs})
+
     def weights_for(self, knobs: Mapping[str, Any], size: tuple[int, int]) -> Weights | None:
         """Return the checkpoint that fits an architecture, one trained at ``size`` first; ``None`` without one."""
-        return choose(self.weights, complete(self.family, {**self.options, **knobs}), size)
+        return choose(self.weights, self.whole(knobs), size)
 
     def backbone_for(self, knobs: Mapping[str, Any]) -> Weights | None:
         """Return the file whose feature extractor fits an architecture; ``None`` without one."""
-        return choose(self.backbones, complete(self.family, {**self.options, **knobs}), FRESH_SIZE)
+        return choose(self.backbones, self.whole(knobs), FRESH_SIZE)
 
     def trained_size(self, weights: Weights) -> tuple[int, int]:
         """Return the size that a checkpoint was trained at, as it says, as the user said, or as is usual."""

@@ -422,7 +422,7 @@ def test_foreign_weights_were_trained_at_the_usual_size() -> None:
     opened = given_weights("catalogue", None)
     shapes = architectures(opened, (64, 64), EFFORTS["entry"], {"resolution": [(64, 64), (256, 256), (512, 512)]})
     jobs = schedule(opened, shapes, "auto")
-    assert [(j.architecture.size[0], j.share) for j in jobs] == [(512, 0.0), (256, 0.4), (64, 0.4)]
+    assert [(j.architecture.size[0], j.share) for j in jobs] == [(512, 0.0), (256, 0.4), (64, 0.8)]
 
 
 def shape(size: int, width: float = 1.0) -> Architecture:

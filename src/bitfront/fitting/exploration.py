@@ -1,4 +1,4 @@
-"""The stages of thesis 001: which networks are tried next, given what is known.
+"""The stages of thesis 001 and two more: which networks are tried next, given what is known.
 
 Every stage varies one thing and leaves a front, so that one can stop after any of them. Where the thesis chose the next
 sub-space by hand from the fronts before, the same is done here by rule: the sizes, knob values and shapes that are on
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bitfront.errors import UsageError, unknown_name
+from bitfront.fitting.promise import promising
 from bitfront.fitting.space import Architecture
 from bitfront.search.front import ranks
 from bitfront.sources import Source
@@ -28,6 +29,8 @@ WIDTH_KNOBS = ("width", "alpha", "expansion")
 """What the stage ``width`` varies; ``repeats`` varies all other knobs of the architecture."""
 N_SIZES, N_SHAPES, N_VALUES = 4, 4, 2
 """Sizes, shapes, and values of a knob that go on to the next stage."""
+N_PROMISING = 7
+"""Networks that the stage ``promising`` trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,14 @@ class Stage:
     """The stage of thesis 001 that it is."""
     retrain: str = ""
     """``never``: given weights as they are; empty: as the run says."""
+    halved: bool = True
+    """Whether most of its networks are dropped after a short training; not where each one was chosen for its place."""
 
 
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
+        Stage("given", "all networks that weights were given for, as they are", retrain="never"),
         Stage("resolution", "smaller inputs, the given weights as they are", "1", retrain="never"),
         Stage("retraining", "smaller inputs, trained again", "2"),
         Stage("channels", "one input channel: luma", "3"),
@@ -52,6 +58,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("repeats", "repeated blocks, pyramid pooling and the other knobs", "5"),
         Stage("shapes", "what was best of width and of repeats, combined", "6"),
         Stage("combination", "the best shapes at the best sizes", "7"),
+        Stage("promising", "what is expected to add most to the front, shapes and sizes together", "7", halved=False),
     )
 }
 
@@ -93,7 +100,10 @@ def propose(
     """
     if stage.name == "retraining" and source.kind == "onnx":
         return []
-    if stage.name in ("resolution", "retraining"):
+    if stage.name in ("given", "promising"):
+        _check_free(stage, source)
+        found = _given(source, sizes) if stage.name == "given" else _promising(source, sizes, known)
+    elif stage.name in ("resolution", "retraining"):
         found = [Architecture(dict(source.baseline), size) for size in sizes]
     elif stage.name == "channels":
         channels = source.baseline.get("channels", source.input.channels)
@@ -107,6 +117,28 @@ def propose(
         found = [Architecture({**source.baseline, **shape}, sizes[0]) for shape in _shapes(stage, source, known)]
     done = {e.architecture.id for e in known if e.trained or stage.retrain}
     return list({a.id: a for a in found if a.id not in done}.values())
+
+
+def _given(source: Source, sizes: Sequence[tuple[int, int]]) -> list[Architecture]:
+    """Return the networks of the space that weights were given for, at the size that these were trained at."""
+    found = []
+    for weights in source.weights:
+        options = {**source.baseline, **{k: v for k, v in weights.options.items() if k in source.knobs}}
+        fits = source.weights_for(options, size := source.trained_size(weights)) is not None
+        if fits and size in sizes and all(options[k] in values for k, values in source.knobs.items()):
+            found.append(Architecture(options, size))
+    return found
+
+
+def _promising(source: Source, sizes: Sequence[tuple[int, int]], known: Sequence[Explored]) -> list[Architecture]:
+    """Return the networks of the space that promise most; of shapes that have weights, where there are any."""
+    scored = {e.architecture.id: (e.architecture, e.score) for e in known if e.trained and math.isfinite(e.score)}
+    shapes = [dict(zip(source.knobs, chosen, strict=True)) for chosen in itertools.product(*source.knobs.values())]
+    space = [{**source.baseline, **shape} for shape in shapes]
+    families = {a.family for a, _ in scored.values()}
+    begun = [o for o in space if Architecture(o, sizes[0]).family in families or source.weights_for(o, sizes[0])]
+    candidates = [Architecture(o, size) for o in begun or space for size in sizes]
+    return promising(source, [a for a in candidates if a.id not in scored], list(scored.values()), N_PROMISING)
 
 
 def _check_free(stage: Stage, source: Source) -> None:

@@ -174,7 +174,11 @@ class Explorer:
         self, stage: Stage | None, jobs: Sequence[Job], found: Found, limit_s: float | None, n_stages: int = 1
     ) -> None:
         forecast = self.forecast(jobs, limit_s, n_stages)
-        trained = self._halved(jobs, forecast, found.trained) if stage else self.train(jobs, forecast, found.trained)
+        trained = (
+            self._halved(jobs, forecast, found.trained)
+            if stage and stage.halved
+            else self.train(jobs, forecast, found.trained)
+        )
         records = self.candidates(trained, forecast)
         found.trained = list({(a.id, t.id if t else ""): (a, t) for a, t in (*found.trained, *trained)}.values())
         found.records = list({r.id: r for r in (*found.records, *records)}.values())
@@ -290,8 +294,9 @@ class Explorer:
         self, job: Job, forecast: Forecast, before: Sequence[tuple[Architecture, Training]], scale: float
     ) -> TrainTask:
         architecture, source = job.architecture, self.request.opened.source
-        start = nearest(architecture, before)
-        fine = start is not None or source.weights_for(architecture.options, architecture.size) is not None
+        start = nearest(architecture, before, source)
+        given = source.weights_for(architecture.options, architecture.size)
+        fine = given is not None if start is None else start[0].family == architecture.family
         epochs = max(1, math.ceil(scale * forecast.epochs * (job.share if fine else 1.0)))
         n_train, augment = len(self.shop.parts["train"]), self.shop.opened.info.augment
         options = train_options(self.config, n_train, epochs, fine=fine, augment=augment)

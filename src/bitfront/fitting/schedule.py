@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bitfront.fitting.config import Config
+from bitfront.fitting.inheritance import is_parent
 from bitfront.fitting.space import EFFORTS, Architecture
 from bitfront.fitting.training import Training
 from bitfront.sources import Source
@@ -20,7 +21,9 @@ SEEN_IMAGES = 8000
 """Training images, repeats counted, that a training from scratch looks at when nothing is said."""
 MIN_EPOCHS, MAX_EPOCHS = 6, 100
 FINE_SHARE = 0.4
-"""Epochs of a training that starts from weights, relative to one from scratch."""
+"""Epochs of a training that starts from weights, relative to one from scratch; the more the further their size is,
+from ``NEAR`` on."""
+NEAR = math.log(4)
 N_VALIDATIONS = 8
 RATE, FINE_RATE = 5e-3, 2e-3
 BATCH_SIZE = 8
@@ -40,8 +43,9 @@ def schedule(source: Source, architectures: Sequence[Architecture], retrain: str
 
     Given weights are used as they are at the size they were trained at, and trained further at others (unless
     ``retrain`` says otherwise); such a family goes away from that size, so that each training starts at the nearest one
-    there is. Fresh families are trained from scratch at their smallest size, which costs least, and go on from there;
-    cheap networks come before costly ones, so that a costly one can be given up in their light.
+    there is, and lasts the longer the further away that is. Fresh families are trained from scratch at their smallest
+    size, which costs least, and go on from there; cheap networks come before costly ones, so that a costly one can be
+    given up in their light.
     """
     smallest: dict[str, tuple[int, int]] = {}
     for a in sorted(architectures, key=lambda a: (a.size[0] * a.size[1], a.size)):
@@ -56,7 +60,23 @@ def schedule(source: Source, architectures: Sequence[Architecture], retrain: str
         cost = math.prod(a.size) * float(a.options.get("width", 1.0) or 1.0) ** 2
         return (2, cost, a.id), Job(a, 1.0 if a.size == smallest[a.family] else FINE_SHARE)
 
-    return [found for _, found in sorted((job(a) for a in architectures), key=lambda pair: pair[0])]
+    jobs = [found for _, found in sorted((job(a) for a in architectures), key=lambda pair: pair[0])]
+    return _stretched(source, jobs)
+
+
+def _stretched(source: Source, jobs: Sequence[Job]) -> list[Job]:
+    """Return jobs, those that go far from the given weights' size, and from the sizes of the jobs before, longer."""
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    found = []
+    for job in jobs:
+        a = job.architecture
+        if (native := _native(source, a)) is not None and job.share:
+            begun = sizes.setdefault(a.family, [native])
+            stretch = min(distance(size, a.size) for size in begun) / NEAR
+            job = replace(job, share=min(1.0, job.share * max(1.0, stretch)))
+            begun.append(a.size)
+        found.append(job)
+    return found
 
 
 def _native(source: Source, architecture: Architecture) -> tuple[int, int] | None:
@@ -66,11 +86,18 @@ def _native(source: Source, architecture: Architecture) -> tuple[int, int] | Non
 
 
 def nearest(
-    architecture: Architecture, trained: Sequence[tuple[Architecture, Training]]
+    architecture: Architecture, trained: Sequence[tuple[Architecture, Training]], source: Source
 ) -> tuple[Architecture, Training] | None:
-    """Return the training of the same family at the nearest size."""
+    """Return the training to start from: of the same family at the nearest size, else the smallest parent of this size.
+
+    Without either ``None``: the source's own weights, or fresh ones.
+    """
     kin = [pair for pair in trained if pair[0].family == architecture.family]
-    return min(kin, key=lambda pair: (distance(pair[0].size, architecture.size), pair[1].id), default=None)
+    if kin or source.weights_for(architecture.options, architecture.size) is not None:
+        return min(kin, key=lambda pair: (distance(pair[0].size, architecture.size), pair[1].id), default=None)
+    whole = source.whole(architecture.options)
+    parents = [p for p in trained if p[0].size == architecture.size and is_parent(source.whole(p[0].options), whole)]
+    return min(parents, key=lambda pair: (pair[1].parameters, pair[1].id), default=None)
 
 
 def distance(a: tuple[int, int], b: tuple[int, int]) -> float:

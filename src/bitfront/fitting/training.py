@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bitfront.contracts import InputContract
+from bitfront.fitting.inheritance import cut, is_parent
 from bitfront.fitting.shop import Shop
 from bitfront.fitting.space import Architecture
+from bitfront.graph import capture
 from bitfront.record import content_id, digest_file, from_json, to_json
+from bitfront.weights import arrays, recognise
 
 __all__ = ["Training", "hopeless", "new_module", "threads_for", "torch_macs", "train_architecture"]
 
@@ -208,17 +211,37 @@ def threads_for(step_macs: float) -> Iterator[None]:
 
 
 def new_module(shop: Shop, architecture: Architecture, start: Path | None, seed: int) -> Any:
-    """Build a network with the weights of ``start``, else the source's own, else fresh ones drawn from ``seed``."""
+    """Build a network with the weights of ``start``, else the source's own, else fresh ones drawn from ``seed``.
+
+    Of a checkpoint of a larger network of the family it gets what can be cut from it, and the rest as without one.
+    """
     import torch
 
-    from bitfront.train.checkpoints import load_checkpoint, load_into
+    from bitfront.train.checkpoints import load_into
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = shop.opened.source.build(architecture.options, architecture.size)
     if start is not None:
-        load_into(module, load_checkpoint(start)[1], str(start))
+        load_into(module, _state(shop, module, architecture, start), str(start))
     return module
+
+
+def _state(shop: Shop, module: Any, architecture: Architecture, start: Path) -> Mapping[str, Any]:
+    """Return the arrays of a checkpoint, cut for ``module`` where they are a larger network's."""
+    from bitfront.train.checkpoints import load_into
+    from bitfront.train.state import arrays_of
+
+    source, state = shop.opened.source, arrays(start, shop.opened.source.family)
+    theirs = recognise(start).options
+    if not is_parent(source.whole(theirs), source.whole(architecture.options)):
+        return state
+    larger = source.build(theirs, architecture.size)
+    load_into(larger, state, str(start))
+    contract = source.contract(architecture.size, theirs)
+    graph = capture.from_module(larger, (1, contract.channels, *architecture.size))
+    own = arrays_of(module)
+    return {**own, **cut(graph, state, {key: value.shape for key, value in own.items()})}
 
 
 def _n_parameters(module: Any) -> int:
