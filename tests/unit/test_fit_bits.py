@@ -14,7 +14,7 @@ import torch
 from bitfront import cli, pipeline
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import Interrupted, UsageError
-from bitfront.fitting import stages, tasks
+from bitfront.fitting import searching, stages, tasks
 from bitfront.fitting.config import BitSearch
 from bitfront.fitting.searching import alone, menu_options, usual_evaluations
 from bitfront.graph import files
@@ -192,7 +192,7 @@ def test_a_search_that_fails_costs_itself_only(
     def broken(*args: Any, **options: Any) -> Any:
         raise ValueError("no")
 
-    monkeypatch.setattr(tasks, "search_network", broken)
+    monkeypatch.setattr(searching, "search_network", broken)
     run = search_bits(checkpoint, data, bits=BITS, runs=tmp_path)
     assert [r.candidate.recipe for r in run.records()] == ["float32", "int8"]
     assert any("not searched: ValueError: no" in e.text for e in run.events)

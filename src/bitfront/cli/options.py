@@ -20,12 +20,14 @@ __all__ = [
     "Limit",
     "ModelOptions",
     "ModelText",
+    "Ray",
     "Runs",
     "Seed",
     "Set",
     "Shared",
     "Threads",
     "Track",
+    "Workers",
     "cache_folder",
     "knobs",
     "required",
@@ -60,6 +62,15 @@ def whole(text: str, minimum: int = 1) -> Parameter:
 Seed = Annotated[int | None, whole("Seed of everything random [default: 0].", 0)]
 Limit = Annotated[int | None, whole("At most so many images, evenly apart.")]
 Threads = Annotated[int | None, whole("Threads of the runtime [default: 1].")]
+Workers = Annotated[
+    int | None, whole("Work on so many networks beside each other, in processes of their own [default: in this one].")
+]
+Ray = Annotated[
+    str | None,
+    Parameter(
+        help="The same on a Ray cluster: its address, or local to start one here; all nodes share the run folder."
+    ),
+]
 Track = Annotated[
     list[str] | None,
     Parameter(

@@ -19,10 +19,12 @@ from bitfront.cli.options import (
     Limit,
     ModelOptions,
     ModelText,
+    Ray,
     Runs,
     Seed,
     Set,
     Shared,
+    Workers,
     cache_folder,
     knobs,
     required,
@@ -104,6 +106,8 @@ def search(
     members: Annotated[int | None, whole("Members of the front that become files [default: 8].")] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
     limit: Limit = None,
+    workers: Workers = None,
+    ray: Ray = None,
     name: Annotated[str | None, Parameter(help="Name of the run [default: model and data].")] = None,
     runs: Runs = None,
     seed: Seed = None,
@@ -133,11 +137,12 @@ def search(
         plan = plan_search(chosen, place, bits=wanted, **opening)
         return Answer({"plan": plan}, [f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()])
     options = {key: given[key] for key in ("score", "limit", "seed") if given[key] is not None}
-    where = shared.fill(name=name, runs=runs)
+    where = shared.fill(name=name, runs=runs, workers=workers, ray=ray)
     progress = shared.progress()
     found = run(
         chosen, place, bits=wanted, **opening, **options, budget=limits, name=where["name"],
         runs=where["runs"] or "runs", command=shlex.join(["bitfront", *sys.argv[1:]]), progress=progress.whole,
+        workers=where["workers"], ray=where["ray"] or "",
     )  # fmt: skip
     progress.clear()
     return run_answer(found)

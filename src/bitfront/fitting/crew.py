@@ -141,10 +141,10 @@ class Workers:
         return [hand for hand in self._hands if hand.task is not None]
 
     def _idle(self, place: Place) -> _Hand:
-        for hand in self._hands:
-            if hand.task is None and hand.process.is_alive():
+        for hand in [hand for hand in self._hands if hand.task is None]:
+            if hand.process.is_alive():
                 return hand
-        self._hands = [hand for hand in self._hands if hand.process.is_alive()]
+            self._hands.remove(hand)
         self._hands.append(_Hand.hire(place))
         return self._hands[-1]
 

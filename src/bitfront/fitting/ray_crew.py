@@ -5,12 +5,15 @@ Every node must have bitfront installed and see the run folder and the data unde
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import pickle
+import socket
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -29,6 +32,9 @@ LOCAL = "local"
 """Address that means: start Ray on this machine, for this process only."""
 STORE_BYTES = 128 << 20
 """Ray's shared memory on this machine; tasks and their values are small."""
+HINT = "`ray start --head` starts a cluster and says its address; --ray local needs none"
+ANSWER_S = 5.0
+"""Wall time in which somebody must answer at an address; Ray itself tries for more than a minute."""
 CLOSED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What a Ray of our own is started with: it asks for its token, reports nothing to its makers, and (the last; what Ray
 does by itself where firewalls ask) every server listens on the loopback address alone."""
@@ -61,6 +67,8 @@ class RayCrew:
 
     def _connected(self) -> Any:
         own = self.address == LOCAL
+        if not (own or _answers(self.address)):
+            raise DeviceError(f"nothing answers at '{self.address}'", hint=HINT)
         with environment(CLOSED if own else {}):
             import ray
 
@@ -71,8 +79,7 @@ class RayCrew:
             try:
                 ray.init(**({**quiet, **here} if own else {**quiet, "address": self.address}))
             except Exception as error:  # Ray raises whatever its parts raise
-                hint = "`ray start --head` starts a cluster; --ray local needs none"
-                raise DeviceError(f"no Ray at '{self.address}': {error}", hint=hint) from error
+                raise DeviceError(f"no Ray at '{self.address}': {error}", hint=HINT) from error
             self._started = True
         return ray
 
@@ -105,7 +112,7 @@ class RayCrew:
                     if task is None:
                         break
                     n_gpus = 1 if task.trains and self._n_gpus >= 1 else 0
-                    running[remote.options(num_gpus=n_gpus).remote(where, pickle.dumps(task))] = task
+                    running[remote.options(num_gpus=n_gpus).remote(place.modules, where, pickle.dumps(task))] = task
                 if not running:
                     return
                 (done, *_), _ = ray.wait(list(running), num_returns=1)
@@ -122,7 +129,19 @@ class RayCrew:
         except self._ray.exceptions.WorkerCrashedError:
             return died(N_TRIES)
         except self._ray.exceptions.RayError as error:
-            return BitfrontError(f"Ray: {str(error).strip().splitlines()[0]}")
+            return BitfrontError(f"Ray: {str(error).strip().splitlines()[-1]}")
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at ``host:port``; true of addresses in other forms, which Ray must judge."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return True
+    own = host in ("localhost", "127.0.0.1")  # Ray may listen at this machine's other address only
+    for name in (host, socket.gethostname()) if own else (host,):
+        with contextlib.suppress(OSError), socket.create_connection((name, int(port)), ANSWER_S):
+            return True
+    return False
 
 
 class _Opened:
@@ -139,7 +158,7 @@ class _Opened:
         return cls.shop
 
 
-def _serve(place: bytes, task: bytes) -> bytes:
+def _serve(modules: Sequence[str], place: bytes, task: bytes) -> bytes:
     """Do one task in a worker process of Ray."""
-    pickle.loads(place).enter()  # a task may be of a module that only the main process knows where to find
+    sys.path[:] = [*dict.fromkeys((*modules, *sys.path))]  # before anything is unpickled, which may be of those modules
     return pickle.dumps(outcome(pickle.loads(task), lambda: _Opened.at(place)))
