@@ -35,8 +35,8 @@ from bitfront.verbs.quantized_training import train_quantized
 RESULT = Path(__file__).with_name("results") / "qat.json"
 SETTINGS = {"width": 0.25, "resolution": (256, 256)}
 FLOAT = bitfront.TrainOptions(epochs=40, rate=4e-3, device="cpu")
-THESIS = MenuOptions((2, 3, 4, 8), (), (16,), "max", equalized=False, bias_correction=False)
-OURS = MenuOptions((2, 3, 4, 8), (), (16,), "mse")
+THESIS = MenuOptions((2, 3, 4, 8), (), (16,), "max", equalized=False, bias_correction=False, layer_rounding=False)
+OURS = MenuOptions((2, 3, 4, 8), (), (16,), "mse", layer_rounding=False)
 CASES = (
     ("thesis rule", THESIS, 4, None, 4e-3),
     ("thesis rule", THESIS, 4, 0.0, 4e-3),
