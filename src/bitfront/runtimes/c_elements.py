@@ -135,7 +135,7 @@ def lower_table(lowering: Lowering, node: Node) -> Step:
     codes = np.arange(x.form.low, x.form.high + 1)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         values = OPERATORS[node.op](node, x.form.decode(codes))
-    table = y.form.encode(values).astype(y.dtype)
+    table = y.form.encode(np.nan_to_num(values)).astype(y.dtype)  # NaN: of codes that no value has
     fields: dict[str, int | str] = {
         "table": lowering.array("t", table, f"{node.op} of {node.name}"),
         "n": y.n, "low": x.form.low, "in_type": x.type, "out_type": y.type,

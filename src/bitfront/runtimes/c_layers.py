@@ -134,7 +134,8 @@ def _kernel(shape: dict[str, int | str], weight: tuple[int, ...], x: Held, wide:
     depthwise = shape["groups"] == shape["in_c"] == shape["out_c"] and math.prod(weight[3:]) == 1
     if depthwise and shape["groups"] != 1:
         return f"bf_depthwise_{('i8', 'u8', 'i16', 'u16')[x.type]}{'_wide' if wide else ''}"
-    family = "bf_dense" if shape["in_h"] == shape["in_w"] == shape["out_h"] == shape["out_w"] == 1 else "bf_conv"
+    one = ("in_h", "in_w", "out_h", "out_w", "kernel_h", "kernel_w", "groups")
+    family = "bf_dense" if all(shape[key] == 1 for key in one) else "bf_conv"
     if x.type == 3:
         return f"{family}_x32"
     return f"{family}_wide" if wide else family
