@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bitfront.contracts import DataInfo, InputContract
 from bitfront.decode import read_image, read_mask
-from bitfront.errors import UsageError, unknown_name
+from bitfront.errors import DataError, UsageError, unknown_name
 
 __all__ = [
     "KERNELS",
@@ -27,6 +27,7 @@ __all__ = [
     "preprocess",
     "read_image",
     "read_mask",
+    "require_values",
     "resize",
     "statistics",
     "tile",
@@ -143,6 +144,21 @@ def preprocess(image: NDArray[np.uint8], contract: InputContract) -> NDArray[np.
         pixels = pixels[..., ::-1]
     gain, offset = 1 / (255 * std), -mean / std
     return np.stack([pixels[..., c] * gain[c] + offset[c] for c in range(contract.channels)])
+
+
+def require_values(images: NDArray[Any], name: str) -> None:
+    """Raise DataError for what is no batch of normalized images ``(b, c, h, w)``: pixels above all.
+
+    ``name`` is what is to be run on them.
+    """
+    if images.ndim == 4 and images.dtype.kind == "f":
+        return
+    is_pixels = images.dtype.kind in "iu"
+    what = f"{images.dtype} pixels" if is_pixels else f"{images.dtype} of shape {images.shape}"
+    raise DataError(
+        f"'{name}' was fed {what}; a session takes normalized float32 images (b, c, h, w), whatever its file takes",
+        hint="bitfront.images.preprocess(image, contract) makes one of a picture, as the file's input contract says",
+    )
 
 
 def statistics(contract: InputContract) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

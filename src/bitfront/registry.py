@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from bitfront.catalog import CATALOG, KINDS
 from bitfront.errors import BitfrontError, UsageError, unknown_name
 
-__all__ = ["load", "names"]
+__all__ = ["load", "names", "runtime_of"]
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -42,6 +43,18 @@ def load(kind: str, name: str) -> Any:
             f"{kind} '{name}' of package '{point.value}' does not load: {type(error).__name__}: {error}",
             hint="reinstall or remove that package",
         ) from error
+
+
+def runtime_of(path: Path | str) -> str:
+    """Return the name of the runtime that reads files with this ending; empty when none does."""
+    suffix = Path(path).suffix.lower()
+    found = (name for name in names("runtime") if (engine := load("runtime", name)).suffix == suffix and _reads(engine))
+    return next(found, "") if suffix else ""
+
+
+def _reads(engine: Any) -> bool:
+    """Whether a runtime can say how a file is fed, so that it needs nothing beside it."""
+    return hasattr(engine, "describe")
 
 
 def _foreign(kind: str) -> dict[str, EntryPoint]:

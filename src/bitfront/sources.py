@@ -1,8 +1,8 @@
 """The MODEL and DATA arguments of every verb: texts -> an opened dataset, and a model that can be built.
 
 MODEL is a catalogue name, a checkpoint (``.safetensors``; ``.pt`` only where torch opens it without running code), an
-``.onnx`` file, or ``package.module:factory`` for anyone's own torch module. DATA is a catalogue name (``name:folder``
-chooses the reader of a folder), a folder, a data YAML, or a CSV file of paths and labels.
+``.onnx`` or ``.tflite`` file, or ``package.module:factory`` for anyone's own torch module. DATA is a catalogue name
+(``name:folder`` chooses the reader of a folder), a folder, a data YAML, or a CSV file of paths and labels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from bitfront.contracts import DataInfo, Dataset, InputContract, OutputContract, Task
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.factories import build_module, check_options, complete, find_factory, output_channels, with_classes
-from bitfront.graph import capture
+from bitfront.graph import capture, files
 from bitfront.graph.ir import Graph
 from bitfront.record import content_id, digest_file
-from bitfront.registry import load, names
+from bitfront.registry import load, names, runtime_of
 from bitfront.safeyaml import read
 from bitfront.weights import (
     SUFFIXES,
@@ -132,13 +132,13 @@ class Source:
     """A model that was asked for: how to build it, feed it and read it."""
 
     kind: str
-    """``catalogue``, ``checkpoint``, ``onnx`` or ``factory``."""
+    """``catalogue``, ``checkpoint``, ``factory``, ``onnx``, or ``artifact``: a file that only its runtime reads."""
     name: str
-    """Catalogue name of the family, ``package.module:factory``, or the ONNX file's stem."""
+    """Catalogue name of the family, ``package.module:factory``, or the file's stem."""
     input: InputContract
     output: OutputContract
     family: Any = None
-    """The model class or factory; ``None`` for ONNX files."""
+    """The model class or factory; ``None`` for files that a runtime runs."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options given, or read off the checkpoint."""
     knobs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -153,7 +153,8 @@ class Source:
     backbones: tuple[Weights, ...] = ()
     """Files whose feature extractor fits: architectures that none of ``weights`` fits start from theirs."""
     path: Path | None = None
-    """The file, when there is one."""
+    runtime: str = ""
+    """The file, when there is one, and the runtime that runs it (none for networks that torch runs)."""
     digest: str = ""
     """Content id of file or options: what results are cached under."""
     notes: tuple[str, ...] = ()
@@ -227,9 +228,8 @@ class Source:
     def graph(self, size: tuple[int, int] | None = None) -> Graph:
         """Capture the model as it stands, unprepared, at ``size`` or its own. Raises DataError."""
         height, width = size or (self.input.height, self.input.width)
-        if self.kind == "onnx":
-            assert self.path is not None
-            return capture.from_onnx(self.path, (height, width))
+        if self.runtime and self.path is not None:
+            return capture.from_onnx(self.path, (height, width)) if self.kind == "onnx" else files.beside(self.path)
         return capture.from_module(self.build(size=size), (1, self.input.channels, height, width))
 
 
@@ -255,7 +255,7 @@ def open_model(
     """Open MODEL for a task on data with these classes.
 
     Args:
-        text: catalogue name, ``.safetensors``, ``.pt`` or ``.onnx`` file, or ``package.module:factory``.
+        text: catalogue name, ``.safetensors``, ``.pt``, ``.onnx`` or ``.tflite`` file, or ``package.module:factory``.
         task: reads the output and knows how many channels it needs.
         info: the data's classes and preprocessing.
         settings: options of the model and ``resolution`` ``(height, width)``.
@@ -281,16 +281,18 @@ def _opened(request: _Request) -> Source:
     text, suffix = request.text, Path(request.text).suffix.lower()
     if text in names("model"):
         return _from_catalogue(request)
-    if suffix == ".onnx":
-        return _from_onnx(require_file(text), request)
+    if reader := runtime_of(text):
+        return _from_file(require_file(text), request, reader)
     if suffix in SUFFIXES:
         return _from_checkpoint(require_file(text), request)
     if ":" in text:
         return _from_factory(request)
     if Path(text).is_file():
-        raise UsageError(f"'{text}' is no model file", hint="models are .safetensors and .onnx files")
+        raise UsageError(f"'{text}' is no model file", hint="models are .safetensors, .onnx and .tflite files")
     error = unknown_name("model", text, names("model"))
-    raise UsageError(str(error), hint=f"{error.hint}; or a .safetensors or .onnx file, or package.module:factory")
+    raise UsageError(
+        str(error), hint=f"{error.hint}; or a .safetensors, .onnx or .tflite file, or package.module:factory"
+    )
 
 
 def _from_catalogue(request: _Request) -> Source:
@@ -387,10 +389,10 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
     )
 
 
-def _from_onnx(path: Path, request: _Request) -> Source:
+def _from_file(path: Path, request: _Request, runtime: str) -> Source:
     if request.settings:
         raise UsageError(f"'{path}' is fixed, and '{next(iter(request.settings))}' cannot be changed")
-    found = load("runtime", "onnxruntime")().describe(path, preprocess=request.preprocess, info=request.info)
+    found = load("runtime", runtime)().describe(path, preprocess=request.preprocess, info=request.info)
     if found.output.classes and len(found.output.classes) != len(request.info.classes):
         ours, theirs = _listed(request.info.classes), _listed(found.output.classes)
         raise DataError(
@@ -398,13 +400,14 @@ def _from_onnx(path: Path, request: _Request) -> Source:
             hint="choose data with the same classes",
         )
     return Source(
-        kind="onnx",
+        kind="onnx" if path.suffix.lower() == ".onnx" else "artifact",
         name=path.stem,
         input=found.input,
         output=found.output,
         sized=True,
         any_size=found.any_size,
         path=path,
+        runtime=runtime,
         digest=digest_file(path),
         notes=tuple(found.notes),
     )

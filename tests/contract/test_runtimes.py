@@ -49,7 +49,7 @@ def test_it_is_a_runtime(name: str) -> None:
     found = registry.load("runtime", name)()
     assert isinstance(found, Runtime)
     assert found.name == name
-    assert found.recipes[0] == "float32"
+    assert found.recipes[0] == "float32" or "float32" not in found.recipes
     assert set(found.recipes) <= set(RECIPES)
     assert found.suffix.startswith(".")
     assert found.tolerance_codes >= 0
@@ -59,7 +59,8 @@ def test_it_is_a_runtime(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_offers_every_recipe_it_can(name: str) -> None:
     if name == "onnxruntime":
-        assert set(registry.load("runtime", name).recipes) == set(RECIPES)
+        others = {recipe for recipe in RECIPES if RECIPES[recipe].io}  # files whose ends are integers
+        assert set(registry.load("runtime", name).recipes) == set(RECIPES) - others
 
 
 @pytest.mark.parametrize(("name", "recipe"), pairs())

@@ -6,4 +6,12 @@ from bitfront.contracts import Device
 
 __all__ = ["HOST"]
 
-HOST = Device(name="host", description="this machine's CPU, one thread", runtimes=("onnxruntime", "openvino",))
+HOST = Device(
+    name="host",
+    description="this machine's CPU, one thread",
+    runtimes=(
+        "onnxruntime",
+        "litert",
+        "openvino",
+    ),
+)

@@ -23,7 +23,7 @@ from bitfront.quant.plan_files import plan_from_json, plan_to_json
 from bitfront.record import from_json, to_json
 from bitfront.store import atomic_write
 
-__all__ = ["SUFFIX", "load", "save"]
+__all__ = ["SUFFIX", "beside", "load", "save"]
 
 SUFFIX = ".reference.safetensors"
 """Ending of such files; an artifact ``model.onnx`` has its reference in ``model.reference.safetensors`` beside it."""
@@ -43,6 +43,17 @@ def save(path: Path, graph: Graph, plan: Plan) -> None:
     }
     constants = {name: np.ascontiguousarray(value) for name, value in graph.constants.items()}
     atomic_write(path, save_tensors(constants, {"bitfront": json.dumps(header)}))
+
+
+def beside(artifact: Path) -> Graph:
+    """Return the graph of the reference beside an artifact. Raises DataError when none lies there, UsageError."""
+    path = artifact.with_suffix(SUFFIX)
+    if not path.is_file():
+        raise DataError(
+            f"'{artifact}' can be run, not taken apart: no reference lies beside it ({path.name})",
+            hint="give the network it was made from",
+        )
+    return load(path)[0]
 
 
 def load(path: Path) -> tuple[Graph, Plan]:

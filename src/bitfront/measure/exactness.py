@@ -47,7 +47,11 @@ def looseness(graph: Graph, plan: Plan, node: Node) -> str:
     inputs = [name for name in node.inputs if name not in graph.constants]
     if any(integer(plan.formats.get(name)) is None for name in inputs):
         return FLOAT_SUMS
-    if isinstance(y, Affine) and max(form.bits for form in _affines(plan, node, y)) > 8 and not reference.moves(plan, node):
+    if (
+        isinstance(y, Affine)
+        and max(form.bits for form in _affines(plan, node, y)) > 8
+        and not reference.moves(plan, node)
+    ):
         return WIDE_SUMS if node.op in _LAYERS else FLOAT_FUNCTIONS
     if not isinstance(y, Qmn) or not all(isinstance(plan.formats.get(name), Qmn) for name in inputs):
         return ""

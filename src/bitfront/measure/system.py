@@ -33,7 +33,7 @@ FLAGS = (
     "sve",
 )
 """CPU flags that choose other kernels, and so may change speed and integer results, as the kernel spells them."""
-PACKAGES = ("bitfront", "numpy", "onnx", "onnxruntime", "torch")
+PACKAGES = ("bitfront", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "torch")
 
 
 def system() -> dict[str, Any]:

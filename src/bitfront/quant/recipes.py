@@ -30,6 +30,7 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 SMALL_MAP = 64
 """A map with this fraction of the input's positions is small."""
 _MOVING = frozenset(["max_pool", "slice", "reshape", "transpose", "identity"])
+_ONE_SCALE = ("resize", "average_pool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Recipe:
     weights: str = "float32"
     """``float32``, ``float16`` or ``int8``."""
     activations: str = "float32"
-    """``float32``, ``float16``, ``uint8`` or ``int8``."""
+    """``float32``, ``float16``, ``uint8``, ``int8``, ``int16`` (around zero) or ``qmn8``."""
     weight_bits: int = 8
     """Bits in use of int8 weights."""
     per_channel: bool = True
@@ -53,10 +54,14 @@ class Recipe:
     float_tail: bool = False
     """Leave what comes behind the last layer (resizing logits, softmax) in float."""
 
+    one_scale: bool = False
+    """Let resized and averaged maps keep their input's format, as integer-only kernels have it."""
+    io: str = ""
+    """Type of the file's input and output; empty: float32, or as the model's input contract says."""
     @property
     def needs_ranges(self) -> bool:
         """Whether it must be calibrated."""
-        return self.activations in ("uint8", "int8")
+        return self.activations in ("uint8", "int8", "int16", "qmn8")
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -86,6 +91,24 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe("int8_s8s8", "8-bit weights per channel, signed 8-bit activations", "int8", "int8"),
             Recipe("int8_portable", "as int8 with 7-bit weights: the same on every CPU", "int8", "uint8", 7),
         )
+            Recipe(
+                "int8_full",
+                "8-bit integers from input to output: int8 in and out, one scale through resizing and pooling",
+                "int8",
+                "int8",
+                one_scale=True,
+                io="int8",
+            ),
+            Recipe("int8_full_u8", "as int8_full with uint8 in and out", "int8", "int8", one_scale=True, io="uint8"),
+            Recipe("int16x8", "8-bit weights per channel, signed 16-bit activations around zero", "int8", "int16"),
+            Recipe(
+                "qmn8",
+                "8-bit fixed point with steps that are powers of two: integer C, and the same codes elsewhere",
+                "qmn",
+                "qmn8",
+                equalized=True,
+            ),
+            Recipe("int4", "4-bit weights per channel, unsigned 8-bit activations", "int8", "uint8", 4),
     }
 )
 
@@ -143,8 +166,9 @@ def _integer_plan(recipe: Recipe, graph: Graph, ranges: Ranges | None, rule: str
         return Plan(recipe.name, _weight_formats(graph, {}, recipe, frozenset()), {"dynamic": True})
     head = _head(graph) if recipe.float_head else frozenset()
     left_float = _only_read_by(graph, head) | (_tail(graph) if recipe.float_tail else frozenset())
-    formats = _activation_formats(graph, ranges, rule, recipe.activations == "int8", left_float)
-    return Plan(recipe.name, formats | _weight_formats(graph, formats, recipe, head), {"rule": rule})
+    formats = _activation_formats(graph, ranges, rule, recipe, left_float)
+    options = {"rule": rule, **({"io": recipe.io} if recipe.io else {})}
+    return Plan(recipe.name, formats | _weight_formats(graph, formats, recipe, head), options)
 
 
 def _activation_formats(
@@ -156,10 +180,8 @@ def _activation_formats(
         if node.output in left_float or node.op == "argmax":
             continue
         source = formats.get(node.inputs[0])
-        if source is not None and moves_values(node):
-            formats[node.output] = source
-        else:
-            formats[node.output] = activation_format(ranges[node.output], rule, signed)
+        keeps = moves_values(node) or (recipe.one_scale and node.op in _ONE_SCALE)
+        formats[node.output] = source if source is not None and keeps else form(node.output, rule)
     return formats
 
 
@@ -170,6 +192,11 @@ def activation_format(seen: Range, rule: str = "minmax", signed: bool = False, b
     scale = _positive(np.float32((high - low) / n_steps))
     zero = int(np.clip(np.rint(-low / scale), 0, n_steps)) - (2 ** (bits - 1) if signed else 0)
     return Affine(bits, (scale,), (zero,), signed)
+
+    def form(tensor: str, by: str) -> Affine:
+        if recipe.activations == "int16":
+            return _around_zero(ranges[tensor], by, 16)
+        return activation_format(ranges[tensor], by, recipe.activations == "int8")
 
 
 def _weight_formats(
@@ -184,6 +211,12 @@ def _weight_formats(
     if not recipe.per_channel:
         scales = {name: scale.max(keepdims=True) for name, scale in scales.items()}
     axis = 0 if recipe.per_channel else None
+def _around_zero(seen: Range, rule: str, bits: int) -> Affine:
+    """Return the per-tensor symmetric format of a tensor that takes these values."""
+    low, high = seen.choose(rule, bits)
+    return Affine(bits, (_positive(max(-low, high) / (2 ** (bits - 1) - 1)),))
+
+
     return {
         name: Affine(recipe.weight_bits, tuple(_positive(s) for s in scale), (0,), axis=axis, narrow=True)
         for name, scale in scales.items()

@@ -19,7 +19,7 @@ from bitfront.graph import files
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.record import digest_file, to_json
-from bitfront.registry import load
+from bitfront.registry import load, runtime_of
 from bitfront.sources import Source
 from bitfront.stats.ranges import Observe
 from bitfront.store import atomic_write
@@ -56,9 +56,12 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def open_runtime(name: str = "") -> Runtime:
-    """Return a runtime that works here. Raises UsageError for unknown names, DeviceError saying what to install."""
-    runtime: Runtime = load("runtime", name or "onnxruntime")()
+def open_runtime(name: str = "", path: Path | str = "") -> Runtime:
+    """Return a runtime that works here: by name, else the one that reads files like ``path``, else ONNX Runtime.
+
+    Raises UsageError for unknown names, DeviceError saying what to install.
+    """
+    runtime: Runtime = load("runtime", name or runtime_of(path) or "onnxruntime")()
     missing = runtime.missing()
     if missing:
         raise DeviceError(f"{runtime.name} cannot be used here: {missing}", hint="`bitfront doctor` says what works")

@@ -73,7 +73,7 @@ def verify(
     """
     found = companions(Path(artifact))
     found.check_hash()
-    engine = open_runtime(runtime)
+    engine = open_runtime(runtime, found.artifact)
     contract, output = _contracts(engine, found.artifact)
     graph, plan = _reference(found, against, contract)
     text, notes = _data(found, data)
@@ -141,7 +141,7 @@ def benchmark(
     """
     if not artifacts:
         raise UsageError("nothing to time", hint="name one artifact or several")
-    engine = open_runtime(runtime)
+    engines: list[Runtime] = []
     paths: list[Path] = []
     sessions: dict[str, Session] = {}
     feeds: dict[str, NDArray[np.float32]] = {}
@@ -149,7 +149,9 @@ def benchmark(
         for position, place in enumerate(artifacts):
             found = companions(Path(place))
             found.check_hash()
+            engine = open_runtime(runtime, found.artifact)
             contract, _ = _contracts(engine, found.artifact)
+            engines.append(engine)
             paths.append(found.artifact)
             sessions[str(position)] = engine.open(found.artifact, threads)
             feeds[str(position)] = _noise(contract, seed)
@@ -159,7 +161,7 @@ def benchmark(
             session.close()
     return [
         Timed(path, path.stat().st_size, feeds[key].shape[2:], measured[key], _ram(engine, path, feeds[key], threads))
-        for key, path in zip(sessions, paths, strict=True)
+        for key, path, engine in zip(sessions, paths, engines, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bitfront.errors import DataError, UsageError, VerificationError
 from bitfront.graph.files import SUFFIX
 from bitfront.record import digest_file
+from bitfront.registry import runtime_of
 from bitfront.store import atomic_json
 
 __all__ = ["Companions", "companions", "write_manifest"]
@@ -43,9 +44,9 @@ def companions(place: Path) -> Companions:
     """
     artifact = place
     if place.is_dir():
-        found = sorted(p for p in place.iterdir() if p.suffix == ".onnx")
+        found = sorted(p for p in place.iterdir() if runtime_of(p))
         if len(found) != 1:
-            raise UsageError(f"'{place}' holds {len(found)} .onnx files", hint="name the file")
+            raise UsageError(f"'{place}' holds {len(found)} files of models", hint="name the file")
         artifact = found[0]
     if not artifact.is_file():
         raise UsageError(f"no file '{artifact}'", hint="check the path")

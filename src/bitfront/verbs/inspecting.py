@@ -10,6 +10,7 @@ from typing import Any
 from bitfront.errors import DataError
 from bitfront.graph import count, files, passes
 from bitfront.graph.ir import Graph
+from bitfront.registry import load
 from bitfront.sources import Source
 from bitfront.verbs.companions import companions
 from bitfront.verbs.opening import open_both
@@ -23,7 +24,7 @@ class Inspection:
 
     name: str
     kind: str
-    """``catalogue``, ``checkpoint``, ``onnx`` or ``factory``."""
+    """``catalogue``, ``checkpoint``, ``factory``, ``onnx`` or ``artifact``."""
     parameters: int
     """What the model's home framework counts; see :mod:`bitfront.graph.count`."""
     trainable_parameters: int
@@ -68,6 +69,8 @@ def inspect(
     try:
         graph = source.graph()
     except DataError as error:
+        if source.kind == "artifact":
+            return _counted_file(source, notes)
         reference = companions(source.path).reference if source.path and source.kind == "onnx" else None
         if source.kind == "onnx" and reference is None:
             raise
@@ -102,13 +105,38 @@ def inspect(
     )
 
 
+def _counted_file(source: Source, notes: list[str]) -> Inspection:
+    """What can be counted in a file that only its runtime reads."""
+    engine = load("runtime", source.runtime)()
+    if not hasattr(engine, "count"):
+        raise DataError(f"{engine.name} counts nothing in '{source.path}'", hint="inspect the network it was made from")
+    parameters, macs, operators = engine.count(source.path)
+    return Inspection(
+        name=source.name,
+        kind=source.kind,
+        parameters=parameters,
+        trainable_parameters=parameters,
+        macs=macs,
+        conv_macs=macs,
+        activation_bytes=None,
+        peak_bytes=None,
+        resolution=(source.input.height, source.input.width),
+        channels=source.input.channels,
+        classes=len(source.output.classes),
+        options={},
+        knobs={},
+        operators=operators,
+        notes=(*notes, "counted in the file, with the operators' names there; no reference lies beside it"),
+    )
+
+
 def _parameters(source: Source) -> tuple[int | None, int | None]:
     """Return all and the trainable parameters of a torch network; ``None`` for files.
 
     A family whose home framework counts running statistics among the parameters says ``counts_statistics``; what a
     module has for training only (its ``training_only``) is not counted.
     """
-    if source.kind == "onnx":
+    if source.runtime:
         return None, None
     module = source.build()
     left_out = tuple(getattr(module, "training_only", ()))

@@ -33,7 +33,17 @@ LISTED = {
 }
 """Word of ``bitfront list`` -> kind of plug-in; recipes and methods of bit searches are no plug-ins."""
 
-PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "safetensors", "pydantic", "ruamel.yaml", "torch")
+PACKAGES = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "pillow",
+    "safetensors",
+    "pydantic",
+    "ruamel.yaml",
+    "torch",
+)
 
 
 def catalogue(what: str) -> dict[str, str]:

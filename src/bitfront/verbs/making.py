@@ -76,7 +76,7 @@ def export(
         known = recipe in RECIPES
         hint = "`bitfront quantize` calibrates and verifies" if known else f"known here: {', '.join(FLOATS)}"
         raise UsageError(f"export writes floating point, not '{recipe}'", hint=hint)
-    engine = open_runtime(runtime)
+    engine = open_runtime(runtime, out)
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     graph, plan = build(recipe, passes.prepare(opened.source.graph()))
@@ -118,7 +118,7 @@ def quantize(
     start = time.monotonic()
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
-    engine = open_runtime(runtime)
+    engine = open_runtime(runtime, out)
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
@@ -182,7 +182,7 @@ def plan_quantization(
     """Return what :func:`quantize` would do, doing nothing. Raises UsageError, DataError, DeviceError."""
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
-    place = artifact_path(out, open_runtime(runtime))
+    place = artifact_path(out, open_runtime(runtime, out))
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     scored, _ = choose_part(opened.dataset, part)

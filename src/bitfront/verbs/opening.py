@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitfront.contracts import DataInfo, Dataset, Part, Session, Task
 from bitfront.errors import DataError, UsageError
-from bitfront.registry import load, names
+from bitfront.registry import load, names, runtime_of
 from bitfront.scan import scan
 from bitfront.sources import Source, open_data, open_model
 from bitfront.weights import SUFFIXES, family_of, recognise
@@ -82,8 +82,8 @@ def _tasks_of(model: str) -> tuple[str, ...]:
 
         named = read_header(path).get("task") if path.suffix == ".safetensors" else None
         return (str(named),) if named else tuple(getattr(family_of(recognise(path).model), "tasks", ()))
-    if path.suffix == ".onnx" and path.is_file():
-        return (str(load("runtime", "onnxruntime")().describe(path).task),)
+    if path.is_file() and (reader := runtime_of(path)):
+        return (str(_answer(path, reader).task),)
     return ()
 
 
@@ -115,26 +115,31 @@ def info_of(model: str, settings: Mapping[str, Any]) -> DataInfo:
     """Return the classes that a model is for, as far as it says: its ``classes`` setting, its file, its default."""
     path = Path(model).expanduser()
     classes: tuple[str, ...] = ()
-    count = settings.get("classes", 0)
+    count, told = settings.get("classes", 0), 0
     if path.suffix == ".safetensors" and path.is_file():
         from bitfront.train.checkpoints import read_header
 
         classes = tuple(read_header(path).get("classes", ()))
-    elif path.suffix == ".onnx" and path.is_file():
-        found = load("runtime", "onnxruntime")().describe(path)
-        classes = tuple(found.output.classes)
+    elif path.is_file() and (reader := runtime_of(path)):
+        found = _answer(path, reader)
+        classes, told = tuple(found.output.classes), int(getattr(found, "n_classes", 0))
     elif not count and model in names("model"):
         from bitfront.weights import require_torch
 
         require_torch()
         count = load("model", model)().classes
     if not classes:
-        n = count if isinstance(count, int) and count > 1 else 2
+        n = count if isinstance(count, int) and count > 1 else max(told, 2)
         classes = ("background", "object") if n == 2 else tuple(f"class_{i}" for i in range(n))
     background = 0 if len(classes) == 2 or classes[0] == "background" else None
     if count == len(classes) > 1:
         background = None  # as many channels as classes: none of them is the rest
     return DataInfo(path.stem or model, classes, background=background)
+
+
+def _answer(path: Path, runtime: str) -> Any:
+    """Describe a file for what it answers, which does not depend on how it is fed."""
+    return load("runtime", runtime)().describe(path, preprocess="unit")
 
 
 def choose_part(dataset: Dataset, part: str = "") -> tuple[str, str]:
@@ -180,9 +185,9 @@ def usable_part(
 
 def open_session(source: Source, threads: int = 1) -> Session:
     """Return a session that runs a model: its runtime for a file, torch for a network. Raises UsageError, DataError."""
-    if source.kind == "onnx":
+    if source.runtime:
         assert source.path is not None
-        session: Session = load("runtime", "onnxruntime")().open(source.path, threads)
+        session: Session = load("runtime", source.runtime)().open(source.path, threads)
         return session
     return TorchSession(source.build(size=(source.input.height, source.input.width)))
 

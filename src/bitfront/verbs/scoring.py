@@ -73,7 +73,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on a part of a dataset, or on one image and its mask.
 
-    Torch networks run in torch, ``.onnx`` files in ONNX Runtime (without torch).
+    Torch networks run in torch, ``.onnx`` files in ONNX Runtime, ``.tflite`` files in LiteRT (without torch).
 
     Args:
         model: catalogue name, checkpoint, ``.onnx`` file or ``package.module:factory``.
@@ -114,6 +114,7 @@ def evaluate(
         samples, warnings = few_or_all(opened.dataset, name, limit, cache, progress)
         notes += [*([note] if note else []), *warnings]
     session = open_session(opened.source, threads)
+    notes += getattr(session, "notes", ())
     try:
         metrics = score_session(session, opened, samples, score=score, progress=progress)
     finally:
@@ -124,7 +125,7 @@ def evaluate(
         model,
         data or str(image),
         name,
-        "onnxruntime" if source.kind == "onnx" else "torch",
+        source.runtime or "torch",
         (source.input.height, source.input.width),
         time.monotonic() - start,
         tuple(notes),
