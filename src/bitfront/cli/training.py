@@ -46,7 +46,17 @@ class UnderPlan:
             "beside it, or RUN:CANDIDATE."
         ),
     ] = None
-    recipe: Annotated[str | None, Parameter(help="Or under a recipe (`bitfront list recipes`).")] = None
+    recipe: Annotated[
+        str | None,
+        Parameter(
+            help="Or under a recipe (`bitfront list recipes`), or with one-bit weights: binary_connect, "
+            "binary_connect_stochastic, binary_net, bwn or xnor."
+        ),
+    ] = None
+    edges: Annotated[
+        str | None,
+        Parameter(help="First and last layer of one-bit weights: float, int8 or binary [default: float]."),
+    ] = None
     delay: Annotated[
         str | None,
         Parameter(
@@ -75,7 +85,7 @@ class UnderPlan:
         """Whether the training is under a plan. Raises UsageError for options that would have no effect."""
         if self.plan is not None or self.recipe is not None:
             return True
-        for name in ("delay", "learn_ranges", "freeze_ranges", "runtime", "part"):
+        for name in ("edges", "delay", "learn_ranges", "freeze_ranges", "runtime", "part"):
             if getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} belongs to --plan or --recipe", hint="a checkpoint has no such option"
@@ -86,7 +96,7 @@ class UnderPlan:
         """Return what the verb takes, completed from the configuration file. Raises UsageError."""
         given = shared.fill(runtime=self.runtime, part=self.part, runs=None)
         texts = {"runtime": given["runtime"] or "", "part": given["part"] or "", "runs": given["runs"] or "runs"}
-        return {"plan": self.plan, "recipe": self.recipe or "", **texts}
+        return {"plan": self.plan, "recipe": self.recipe or "", "edges": self.edges or "", **texts}
 
     def delay_epochs(self, epochs: int) -> int:
         """Return the epochs in floating point, of all. Raises UsageError."""

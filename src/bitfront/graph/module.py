@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
 from bitfront.graph.torch_operators import OPERATORS, convolve
+from bitfront.quant.binary import mode_of
 from bitfront.quant.fake import FakeQuantizer, round_through
-from bitfront.quant.formats import Format, integer
+from bitfront.quant.fake_binary import BinaryQuantizer
+from bitfront.quant.formats import Binary, Format, integer
 from bitfront.quant.plan import Plan
 from bitfront.quant.plan_files import check
 from bitfront.record import content_id
@@ -69,10 +71,9 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         self.learn_ranges_after, self.freeze_ranges_after = learn_ranges_after, freeze_ranges_after
         self._leader = _tied(graph, plan)
         self.formats = nn.ModuleDict()
-        for name, form in plan.formats.items():
+        for name in plan.formats:
             if self._leader[name] == name:
-                learned = learn_ranges_after is not None and integer(form) is not None
-                self.formats[_key(name)] = FakeQuantizer(form, learned=learned, n_dims=len(graph.tensors[name].shape))
+                self.formats[_key(name)] = _quantizer(graph, plan, name, learn_ranges_after is not None)
         frozen = () if freeze_ranges_after is None else (freeze_ranges_after,)
         described = content_id(graph.nodes, plan.formats, plan.options, learn_ranges_after, *frozen)
         self.register_buffer("described", torch.frombuffer(bytearray(described.encode()), dtype=torch.uint8))
@@ -103,10 +104,18 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         """Return the graph's output for images ``(b, c, h, w)``, float32; a tuple when it has several."""
         if self.training:
             self.n_steps += 1
+            self._clamp_latent()
         if not self.source_plan.formats:
             return self._outputs(images)
         with torch.autocast(images.device.type, enabled=False):
             return self._outputs(images.float())
+
+    def _clamp_latent(self) -> None:
+        """Keep the latent weights of signs within [-1, 1]."""
+        with torch.no_grad():
+            for name in self._places:
+                if isinstance(self.source_plan.formats.get(name), Binary):
+                    self._parameter(name).clamp_(-1, 1)
 
     def _outputs(self, images: Tensor) -> Any:
         graph = self.source
@@ -122,6 +131,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _node(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        if reference.counts_signs(self.source_plan, node):
+            return _counted(node, *inputs)
         if self._format(node.output) is None:
             return OPERATORS[node.op](node, *inputs)
         if node.op in ("conv", "dense"):
@@ -140,7 +151,13 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         x, w = (self._format(n) for n in node.inputs[:2]) if len(node.inputs) == 3 else (None, None)
         y = self._format(node.output)
         linear = node.op in ("conv", "dense") and node.inputs[2:] == (name,)
-        if not linear or x is None or w is None or any(integer(f.form) is None for f in (x, w, y) if f):
+        if (
+            not linear
+            or x is None
+            or w is None
+            or isinstance(w.form, Binary)
+            or any(integer(f.form) is None for f in (x, w, y) if f)
+        ):
             return value
         step = (x.step(learn=False) * w.step(learn=False)).detach().reshape(-1)
         return round_through(value / step) * step
@@ -188,13 +205,27 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         for name in self.source_plan.formats:
             quantizer = self._format(name)
             assert quantizer is not None
-            formats[name] = quantizer.format()
+            if isinstance(quantizer, BinaryQuantizer):
+                formats[name] = quantizer.format_of(self._parameter(name) if name in self._places else None)
+            else:
+                formats[name] = quantizer.format()
         return Plan(self.source_plan.recipe, formats, self.source_plan.options)
 
 
 def _key(name: str) -> str:
     """Tensor names hold dots, which the names of submodules may not."""
     return name.replace(".", "/")
+
+
+def _quantizer(graph: Graph, plan: Plan, name: str, learns: bool) -> FakeQuantizer:
+    form, n_dims = plan.formats[name], len(graph.tensors[name].shape)
+    mode = mode_of(plan)
+    if isinstance(form, Binary):
+        if mode is None:
+            raise UsageError(f"the plan makes '{name}' binary, and does not say how it is trained")
+        latent = torch.from_numpy(np.array(graph.constants[name])) if name in graph.constants else None
+        return BinaryQuantizer(form, mode, latent, n_dims=n_dims)
+    return FakeQuantizer(form, learned=learns and integer(form) is not None, n_dims=n_dims)
 
 
 def _trained(graph: Graph, name: str) -> bool:
@@ -221,6 +252,16 @@ def _is_fixed_point(plan: Plan, node: Node) -> bool:
     if node.op in ("conv", "dense"):
         return reference.is_fixed_point(plan, node)
     return fixed_point.applies(node.op, [plan.formats.get(name) for name in (*node.inputs, node.output)])
+
+
+def _counted(node: Node, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
+    """``conv`` or ``dense`` of signs by scaled signs: an exact sum, then scaled, then the bias, as the reference."""
+    scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)))
+    sums = convolve(node, x, weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    shape = (1, -1, *[1] * (sums.ndim - 2))
+    out = sums * scale.reshape(shape)
+    out = out + bias[0].reshape(shape) if bias else out
+    return out if node["clip"] is None else out.clamp(*node["clip"])
 
 
 def _interpolated(node: Node, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Affine", "Float16", "Float32", "Format", "Qmn", "integer"]
+__all__ = ["Affine", "Binary", "Float16", "Float32", "Format", "Qmn", "integer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,35 @@ class Affine:
         scale, zero = self.parameters(np.ndim(codes))
         values: NDArray[np.float32] = (np.asarray(codes, np.int64) - zero).astype(np.float32) * scale
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Affine):
+    """One bit: ``value = code * scale`` with the codes -1 and 1, per tensor or per channel; 0 becomes 1.
+
+    Source: Courbariaux et al. 2015, "BinaryConnect", equation 1; with a scale of each output channel Rastegari et al.
+    2016, "XNOR-Net", section 3.1.
+    """
+
+    @classmethod
+    def of(cls, scale: tuple[float, ...] = (1.0,), axis: int | None = None) -> Binary:
+        """Return the format with one scale, or one for each channel along ``axis``."""
+        return cls(1, scale, (0,), True, axis, True)
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -1
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return 1
+
+    def encode(self, values: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the signs of float values (any shape)."""
+        codes: NDArray[np.int64] = np.where(np.asarray(values) >= 0, 1, -1).astype(np.int64)
+        return codes
 
 
 @dataclass(frozen=True, slots=True)

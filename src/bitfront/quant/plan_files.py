@@ -9,7 +9,7 @@ from typing import Any
 
 from bitfront.errors import DataError, UsageError, one_line
 from bitfront.graph.ir import Graph
-from bitfront.quant.formats import Affine, Float16, Float32, Format, Qmn
+from bitfront.quant.formats import Affine, Binary, Float16, Float32, Format, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.record import from_json, to_json
 from bitfront.store import atomic_write
@@ -20,7 +20,7 @@ SCHEMA = 1
 MAX_BYTES = 64 << 20
 MAX_BITS = 32
 
-_FORMATS: Mapping[str, type[Any]] = {c.__name__: c for c in (Affine, Qmn, Float16, Float32)}
+_FORMATS: Mapping[str, type[Any]] = {c.__name__: c for c in (Affine, Binary, Qmn, Float16, Float32)}
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bitfront.contracts import InputContract
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Affine, Float16, Qmn, integer
+from bitfront.quant.formats import Affine, Binary, Float16, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate.reference import bias_codes
 
@@ -141,6 +141,17 @@ class TensorWriter:
             axis = {} if form.axis is None else {"axis": form.axis}
             self.emit("DequantizeLinear", [codes, *self.parameters(form, tensor)], tensor, **axis)
 
+    def signs(self, tensor: str) -> str:
+        """Return the name of the codes of a binary constant as float values."""
+        form, name = self.affine(tensor), f"{tensor}@signs"
+        if form is not None and name not in self._written:
+            self._written.add(name)
+            codes = codes_name(tensor)
+            if tensor not in self._written:
+                codes = self._store_codes(tensor, form.encode(self.graph.constants[tensor]), form)
+            self.emit("Cast", [codes], name, to=TensorProto.FLOAT)
+        return name
+
     def _store_codes(self, tensor: str, codes: NDArray[np.int64], form: Affine) -> str:
         """Store the codes of a constant in the narrowest type; returns the name of their 8 or 16 bits."""
         name, bits = codes_name(tensor), stored_bits(form, codes.size)
@@ -153,7 +164,7 @@ class TensorWriter:
     def read_bias(self, node: Node) -> str:
         """Return a bias: int32 codes at the accumulator's scale where input and weight are integers."""
         x, w = self.affine(node.inputs[0]), self.affine(node.inputs[1])
-        if x is None or w is None:
+        if x is None or w is None or isinstance(w, Binary):
             return self.read(node.inputs[2], self.is_half(node.output))
         name = f"{node.output}@bias"
         scale = np.float32(x.scale[0]) * np.asarray(w.scale, np.float32)
@@ -178,6 +189,9 @@ class TensorWriter:
             self._clip_values(raw, raw.removesuffix("@unclipped"), clip, self.is_half(tensor))
 
     def _quantize(self, tensor: str, raw: str, form: Affine, clip: Sequence[float] | None) -> None:
+        if isinstance(form, Binary):
+            self._sign(tensor, raw, form)
+            return
         low, high = code_bounds(form, clip)
         dtype, name = self.dtype(form, tensor), self.codes(tensor)
         limits = np.iinfo(dtype)
@@ -192,6 +206,16 @@ class TensorWriter:
             self._clip_values(raw, f"{tensor}@clipped", (float(values[0]), float(values[1])), half=False)
             self.emit("QuantizeLinear", [f"{tensor}@clipped", scale, zero], name)
         self.dequantize(tensor)
+
+    def _sign(self, tensor: str, raw: str, form: Binary) -> None:
+        """Write ``tensor`` as the scale times the sign of ``raw``: ONNX quantizes to no codes -1 and 1."""
+        ends = [
+            self.constant(f"{tensor}@{e}", np.array(v * form.scale[0], np.float32))
+            for e, v in (("plus", 1), ("minus", -1))
+        ]
+        zero = self.constant("@zero", np.array(0, np.float32))
+        self.emit("GreaterOrEqual", [raw, zero], f"{tensor}@positive")
+        self.emit("Where", [f"{tensor}@positive", *ends], tensor)
 
     def clip_codes(self, source: str, tensor: str, low: int, high: int) -> None:
         """Clip 8-bit codes; the result is the codes of ``tensor``."""

@@ -22,6 +22,7 @@ from bitfront.graph.ir import Graph, Node
 from bitfront.quant.plan import Plan
 from bitfront.runtimes.onnx_tensors import TensorWriter, code_bounds, codes_name
 from bitfront.simulate import fixed_point
+from bitfront.simulate.reference import counts_signs
 
 __all__ = ["write"]
 
@@ -95,6 +96,8 @@ class _Writer(TensorWriter):
         raw = self.raw(node.output, clip is not None)
         if self._is_dynamic(node):
             self._add_dynamic(node, raw)
+        elif counts_signs(self.plan, node) and not self.is_half(node.output):
+            self._add_counts(node, raw)
         elif node.op in ("conv", "dense"):
             self._add_linear(node, raw)
         else:
@@ -123,6 +126,27 @@ class _Writer(TensorWriter):
             idle = self.emit("Clip", [self.codes(source), *ends], f"{raw}@source")
             self.emit("DequantizeLinear", [idle, *self.parameters(held, source)], raw)
             self._quantize(target, raw, form, clip)
+
+    def _add_counts(self, node: Node, raw: str) -> None:
+        """Count signs exactly, then scale, then add the bias; a sum of one term keeps the scale out of the weights."""
+        x, w = (self.affine(name) for name in node.inputs[:2])
+        assert x is not None
+        assert w is not None
+        n_axes = len(self.graph.tensors[node.output].shape)
+        inputs = [self.read(node.inputs[0]), self.signs(node.inputs[1])]
+        if node.op == "conv":
+            self.emit("Conv", inputs, f"{raw}@count", **conv_attributes(node))
+        else:
+            self.emit("Gemm", inputs, f"{raw}@count", transB=1)
+        self.emit("Sum", [f"{raw}@count"], f"{raw}@kept")
+        scale = np.float32(x.scale[0]) * np.asarray(w.scale, np.float32)
+        shape = (1, -1, *[1] * (n_axes - 2))
+        factor = self.constant(f"{node.output}@scale", scale.reshape(shape))
+        has_bias = len(node.inputs) > 2
+        product = self.emit("Mul", [f"{raw}@kept", factor], f"{raw}@product" if has_bias else raw)
+        if has_bias:
+            bias = self.graph.constants[node.inputs[2]].reshape(shape)
+            self.emit("Add", [product, self.constant(f"{node.output}@bias", bias)], raw)
 
     def _add_linear(self, node: Node, raw: str) -> None:
         half = self.is_half(node.output)

@@ -15,6 +15,9 @@ zero point.
 Between fixed-point formats (Qmn) everything is exact before the one rounding, for accumulators of any size, and every
 operator that :mod:`bitfront.simulate.fixed_point` lists works on codes.
 
+``conv`` and ``dense`` of signs by signs (Binary formats) count exactly, multiply by the scale and add the bias, each
+rounded to float32.
+
 ``max_pool``, ``slice``, ``reshape``, ``transpose``, ``argmax``, ``concat``, ``pad`` and nearest ``resize`` move codes
 when all their formats are equal. ``add``, ``mul`` and ``average_pool`` between 8-bit formats follow
 :mod:`bitfront.simulate.fused`. Everything else decodes to float32, computes as :mod:`bitfront.simulate.operators`
@@ -32,14 +35,14 @@ from numpy.typing import NDArray
 
 from bitfront.errors import DataError
 from bitfront.graph.ir import Graph, Node
-from bitfront.quant.formats import Affine, Format, Qmn, integer
+from bitfront.quant.formats import Affine, Binary, Format, Qmn, integer
 from bitfront.quant.plan import Plan
 from bitfront.simulate import fixed_point
 from bitfront.simulate.fused import FUSED
 from bitfront.simulate.operators import OPERATORS, clip, convolve, pad
 from bitfront.simulate.quantized import KERNELS, applies
 
-__all__ = ["bias_codes", "is_fixed_point", "largest_sum", "moves", "run", "step", "values"]
+__all__ = ["bias_codes", "counts_signs", "is_fixed_point", "largest_sum", "moves", "run", "step", "values"]
 
 Array = NDArray[Any]
 MOVING = ("max_pool", "slice", "reshape", "transpose", "argmax", "concat", "resize", "identity", "pad")
@@ -135,6 +138,13 @@ def moves(plan: Plan, node: Node) -> bool:
     return node.op == "argmax" or all(f == plan.formats.get(node.output) for f in forms)
 
 
+def counts_signs(plan: Plan, node: Node) -> bool:
+    """Whether a ``conv`` or ``dense`` takes binary inputs and weights and gives float values."""
+    if node.op not in ("conv", "dense") or integer(plan.formats.get(node.output)) is not None:
+        return False
+    return all(isinstance(plan.formats.get(name), Binary) for name in node.inputs[:2])
+
+
 def _affine(plan: Plan, name: str) -> Affine:
     """The integer format of a tensor known to have one."""
     form = integer(plan.formats[name])
@@ -186,6 +196,9 @@ class _Run:
             if self.dynamic and self.format(node.inputs[0]) is None:
                 self.store(node.output, self.dynamic_convolution(node))
                 return
+        if counts_signs(self.plan, node):
+            self.store(node.output, self.count_signs(node))
+            return
         if moves(self.plan, node):
             self.codes[node.output] = self.move(node)
             return
@@ -275,6 +288,18 @@ class _Run:
         codes: Array = sums.astype(np.int32)
         codes += zero
         return codes
+
+    def count_signs(self, node: Node) -> Array:
+        """``conv`` or ``dense`` of signs by signs, to float32 values: the sum is exact, then scaled, then the bias."""
+        x, w = (_affine(self.plan, name) for name in node.inputs[:2])
+        signs = self.code(node.inputs[0]).astype(np.float32)
+        if node.op == "conv":
+            signs = pad(signs, node["pads"], 0)
+        sums = convolve(signs, w.encode(self.graph.constants[node.inputs[1]]).astype(np.float32), node)
+        sums *= _per_channel(_product_scale(x, w), sums)
+        if len(node.inputs) == 3:
+            sums += _per_channel(self.value(node.inputs[2]), sums)
+        return clip(sums, node["clip"])
 
     def dynamic_convolution(self, node: Node) -> Array:
         """``conv`` or ``dense`` on an input quantized on the fly (ONNX DynamicQuantizeLinear), to float32 values."""

@@ -14,6 +14,7 @@ from bitfront.graph import passes
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph
 from bitfront.quant.alignment import align
+from bitfront.quant.binary import MODES, binarize
 from bitfront.quant.plan import Plan
 from bitfront.quant.plan_files import check
 from bitfront.quant.recalibration import recalibrate
@@ -52,6 +53,7 @@ def begin(
     seed: int,
     runs: Path,
     cache: Path | None,
+    edges: str = "",
     delayed: bool = False,
     trained: Graph | None = None,
 ) -> Start:
@@ -61,10 +63,11 @@ def begin(
         opened: MODEL and DATA.
         engine: collects ranges in its own way; ``None``: the reference executor.
         plan: formats, or what ``verbs.plans.open_plan`` reads.
-        recipe: or a recipe.
+        recipe: or a recipe, or a way to train binary weights (:data:`bitfront.quant.binary.MODES`).
         seed: of fresh weights and calibration.
         runs: folder of the runs.
         cache: folder that remembers which files were found whole.
+        edges: of binary weights: what the first and the last layer are.
         delayed: the graph is MODEL's, whatever graph a plan is stored with, and the plan's ranges are chosen anew.
         trained: MODEL's prepared graph with other weights.
 
@@ -76,8 +79,10 @@ def begin(
 
     if (plan is None) == (not recipe):
         raise UsageError("a plan or a recipe, one of them", hint="--plan FILE or --recipe NAME")
-    if recipe and recipe not in RECIPES:
-        raise unknown_name("recipe", recipe, RECIPES)
+    if recipe and recipe not in {**RECIPES, **MODES}:
+        raise unknown_name("recipe", recipe, [*RECIPES, *MODES])
+    if edges and recipe not in MODES:
+        raise UsageError(f"edges belong to binary weights ({', '.join(MODES)})", hint="leave them out")
     stored, formats = (None, plan) if plan is None or isinstance(plan, Plan) else open_plan(plan, runs)
     if stored is not None and formats is not None and not delayed:
         fed = _fed(opened, stored)
@@ -86,8 +91,11 @@ def begin(
     else:
         flat = captured(opened.source, seed) if trained is None else trained
         observe = observer(engine) if engine else None
-        images = calibration_images(opened, N_CALIBRATE, seed, cache) if delayed or recipe else []
-        if formats is None:
+        calibrated = recipe not in MODES and (delayed or recipe)
+        images = calibration_images(opened, N_CALIBRATE, seed, cache) if calibrated else []
+        if recipe in MODES:
+            graph, formats = binarize(flat, recipe, edges)
+        elif formats is None:
             graph, formats = build(recipe, flat, batches=images, observe=observe)
         else:
             graph = _made_for(flat, formats)

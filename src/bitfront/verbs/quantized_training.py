@@ -82,6 +82,7 @@ def train_quantized(
     *,
     plan: Plan | Path | str | None = None,
     recipe: str = "",
+    edges: str = "",
     delay: int = 0,
     learn_ranges: float | None = None,
     freeze_ranges: float | None = None,
@@ -118,7 +119,9 @@ def train_quantized(
             was made for (the equalized one, where its options say ``equalized``). With a reference file or a run's
             candidate the graph is taken from there too; MODEL says how it is fed, and is the float file's network
             where it has weights.
-        recipe: instead of a plan: a recipe, calibrated on images of the train part.
+        recipe: instead of a plan: a recipe, calibrated on images of the train part, or a way to train binary weights
+            (:data:`bitfront.quant.binary.MODES`).
+        edges: of binary weights: whether the first and the last layer are ``float``, ``int8`` or ``binary``.
         delay: epochs of ``options`` that are trained in floating point first. The formats then belong to the network
             that comes of them: of a plan the kinds and bits are taken, its ranges chosen anew.
         learn_ranges: share of the training under the plan after which the steps of integer formats are learned too, in
@@ -162,7 +165,7 @@ def train_quantized(
     opened = weighted(opened, class_weights, train_part)
     say = progress or (lambda stage, done, total: None)
     begun = functools.partial(
-        begin, opened, engine, plan, recipe, seed=seed, runs=Path(runs), cache=cache, delayed=delay > 0
+        begin, opened, engine, plan, recipe, seed=seed, runs=Path(runs), cache=cache, edges=edges, delayed=delay > 0
     )
 
     def score(path: Path) -> Metrics:
@@ -250,6 +253,7 @@ def plan_quantized_training(
     *,
     plan: Plan | Path | str | None = None,
     recipe: str = "",
+    edges: str = "",
     delay: int = 0,
     options: TrainOptions | None = None,
     runtime: str = "",
@@ -271,7 +275,7 @@ def plan_quantized_training(
     n_scored = len(opened.dataset.part(scored))
     found: dict[str, Any] = {"plan": f"recipe {recipe}: {RECIPES[recipe].description}"} if recipe in RECIPES else {}
     if not found:
-        start = begin(opened, None, plan, recipe, seed=0, runs=Path(runs), cache=None, delayed=delay > 0)
+        start = begin(opened, None, plan, recipe, seed=0, runs=Path(runs), cache=None, edges=edges, delayed=delay > 0)
         opened, found = start.opened, {"plan": summary(start.graph, start.plan)}
     return {
         **found,
