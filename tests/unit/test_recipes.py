@@ -12,7 +12,7 @@ from bitfront.errors import DataError, UsageError
 from bitfront.graph.builder import Builder
 from bitfront.graph.ir import Graph
 from bitfront.quant.correction import correct_biases, mean_shift
-from bitfront.quant.formats import Affine, Float16
+from bitfront.quant.formats import Affine, Float16, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import FLOAT_BIAS_BITS, RECIPES, activation_format, build
 from bitfront.simulate import reference
@@ -20,7 +20,7 @@ from bitfront.stats.ranges import Range, Ranges, collect
 
 Array = NDArray[np.float32]
 RELU = [0.0, math.inf]
-INTEGER = [name for name, recipe in RECIPES.items() if recipe.needs_ranges]
+INTEGER = [name for name, recipe in RECIPES.items() if recipe.needs_ranges and recipe.weights != "qmn"]
 
 
 def conv(
@@ -100,6 +100,18 @@ def test_formats_of_integer_recipes(name: str, graph: Graph, images: list[Array]
         assert bits == 8 or form.zero_point == (0,)
         assert form.decode(form.encode(np.zeros(1)))[0] == 0
     assert not any(t.name in plan.formats for t in made.named("bias"))
+
+
+def test_formats_of_fixed_point(graph: Graph, images: list[Array]) -> None:
+    made, plan = build("qmn8", graph, collect(graph, images), images)
+    assert all(isinstance(form, Qmn) and form.bits == 8 for form in plan.formats.values())
+    held = {t.name for t in made.tensors.values() if t.kind != "bias"}
+    assert set(plan.formats) == held
+    assert plan.formats["near"] == plan.formats["pool"], "nothing is rounded twice"
+    assert plan.options["rounding"] == "half_even"
+    even, _ = build("qmn8", graph, collect(graph, images), images, equalized=False)
+    assert not np.array_equal(made.constants["layer0.weight"], even.constants["layer0.weight"])
+    assert np.array_equal(graph.constants["layer0.weight"], even.constants["layer0.weight"])
 
 
 def test_moving_operators_pass_their_format_on(graph: Graph, images: list[Array]) -> None:

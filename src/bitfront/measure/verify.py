@@ -93,12 +93,14 @@ def compare(  # noqa: PLR0917
     unit, counts, first = output_unit(graph, plan), _Counts(), None
     alone, session = _Counts(), runtime.open(path)
     loose = Loose(graph, plan, getattr(session, "looseness", None))
+    if runtime.tolerance_codes == 0:
+        loose.reasons.clear()  # it computes in integers alone: nothing may differ
     try:
         trace = getattr(session, "trace", None)
         rounds = trace is not None and bool(loose.reasons)
+        expected = getattr(session, "expected", None)
         for n, image in enumerate(_single(images, contract)):
             traced = trace(image) if trace is not None and (rounds or n < N_TRACED) else {}
-        expected = getattr(session, "expected", None)
             if n < N_TRACED and traced and first is None:
                 first = first_difference(graph, plan, image, traced, runtime.tolerance_codes, loose, expected)
             wanted = _follow(graph, plan, image, traced if rounds else {}, runtime.tolerance_codes, loose, expected)
@@ -270,12 +272,12 @@ def _follow(  # noqa: PLR0917
         return reference.run(graph, image, plan)[graph.outputs[0]]
     form = plan.formats.get(graph.inputs[0])
     held: dict[str, Array] = {graph.inputs[0]: image if form is None else _held(form.encode(image))}
-    for node in graph.nodes:
-        own = {name: held[name] for name in node.inputs if name in held}
     if integer(form) is not None and graph.inputs[0] in traced:
         got = _held(traced[graph.inputs[0]])
         if not _differs(held[graph.inputs[0]], got, _input_error(form, image, tolerance)):
             held[graph.inputs[0]] = got
+    for node in graph.nodes:
+        own = {name: held[name] for name in node.inputs if name in held}
         told = expected(graph, plan, node, own) if expected is not None else None
         codes = reference.step(graph, plan, node, own) if told is None else told[0]
         if node.output in loose.reasons and node.output in traced:
@@ -342,8 +344,6 @@ def first_difference(  # noqa: PLR0917
     return None
 
 
-def _held(codes: Array) -> Array:
-    """As the reference holds it: codes in int32."""
 def _input_error(form: Format | None, fed: Array, tolerance: int) -> float:
     """How far an engine's own codes of the images may be off: at 16 bits one product or quotient may be a tie."""
     if isinstance(form, Float16):
@@ -351,6 +351,8 @@ def _input_error(form: Format | None, fed: Array, tolerance: int) -> float:
     return float(tolerance) if form is not None and form.bits > 8 else 0.0
 
 
+def _held(codes: Array) -> Array:
+    """As the reference holds it: codes in int32."""
     return codes.astype(np.int32) if codes.dtype.itemsize <= 2 and codes.dtype.kind in "iu" else codes
 
 

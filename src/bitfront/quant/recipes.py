@@ -18,6 +18,7 @@ from bitfront.errors import UsageError, unknown_name
 from bitfront.graph.equalize import equalize
 from bitfront.graph.ir import Graph, Node
 from bitfront.quant.correction import correct_biases
+from bitfront.quant.fixed_point_formats import even_out, fixed_point_formats
 from bitfront.quant.formats import Affine, Float16
 from bitfront.quant.plan import Plan
 from bitfront.stats.ranges import RULES, Observe, Range, Ranges, collect
@@ -29,8 +30,8 @@ FLOAT_BIAS_BITS = 30
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 SMALL_MAP = 64
 """A map with this fraction of the input's positions is small."""
-_MOVING = frozenset(["max_pool", "slice", "reshape", "transpose", "identity"])
 _ONE_SCALE = ("resize", "average_pool")
+_MOVING = frozenset(["max_pool", "slice", "reshape", "transpose", "identity"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Recipe:
     name: str
     description: str
     weights: str = "float32"
-    """``float32``, ``float16`` or ``int8``."""
+    """``float32``, ``float16``, ``int8`` or ``qmn``: fixed point, with steps that are powers of two."""
     activations: str = "float32"
     """``float32``, ``float16``, ``uint8``, ``int8``, ``int16`` (around zero) or ``qmn8``."""
     weight_bits: int = 8
@@ -53,11 +54,11 @@ class Recipe:
     """Leave the first layers in float, up to the one that brings maps to 1/8 of the input's size."""
     float_tail: bool = False
     """Leave what comes behind the last layer (resizing logits, softmax) in float."""
-
     one_scale: bool = False
     """Let resized and averaged maps keep their input's format, as integer-only kernels have it."""
     io: str = ""
     """Type of the file's input and output; empty: float32, or as the model's input contract says."""
+
     @property
     def needs_ranges(self) -> bool:
         """Whether it must be calibrated."""
@@ -90,7 +91,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ),
             Recipe("int8_s8s8", "8-bit weights per channel, signed 8-bit activations", "int8", "int8"),
             Recipe("int8_portable", "as int8 with 7-bit weights: the same on every CPU", "int8", "uint8", 7),
-        )
             Recipe(
                 "int8_full",
                 "8-bit integers from input to output: int8 in and out, one scale through resizing and pooling",
@@ -109,6 +109,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 equalized=True,
             ),
             Recipe("int4", "4-bit weights per channel, unsigned 8-bit activations", "int8", "uint8", 4),
+        )
     }
 )
 
@@ -151,6 +152,8 @@ def build(
         return graph, Plan(name, dict.fromkeys(_floats(graph), Float16()))
     if any(node.op == "batch_norm" for node in graph.nodes):
         raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
+    if recipe.weights == "qmn":
+        return _fixed_point(recipe, graph, ranges, list(batches), equalized, bias_correction, observe)
     if recipe.equalized if equalized is None else equalized:
         graph, ranges = equalize(graph), None
     if ranges is None and recipe.needs_ranges:
@@ -159,6 +162,24 @@ def build(
     if bias_correction and ranges is not None:
         graph = correct_biases(graph, plan, ranges)
     return graph, plan
+
+
+def _fixed_point(  # noqa: PLR0917
+    recipe: Recipe,
+    graph: Graph,
+    ranges: Ranges | None,
+    batches: list[NDArray[np.float32]],
+    equalized: bool | None,
+    bias_correction: bool,
+    observe: Callable[[Graph], Observe] | None,
+) -> tuple[Graph, Plan]:
+    if equalized is not False:
+        graph, ranges = even_out(graph, batches, observe), None
+    if ranges is None:
+        ranges = collect(graph, batches, observe(graph) if observe else None)
+    formats = fixed_point_formats(graph, ranges, recipe.weight_bits, 8, moves_values)
+    plan = Plan(recipe.name, formats, {"rounding": "half_even", "rule": "mse"})
+    return correct_biases(graph, plan, ranges) if bias_correction else graph, plan
 
 
 def _integer_plan(recipe: Recipe, graph: Graph, ranges: Ranges | None, rule: str) -> Plan:
@@ -172,10 +193,15 @@ def _integer_plan(recipe: Recipe, graph: Graph, ranges: Ranges | None, rule: str
 
 
 def _activation_formats(
-    graph: Graph, ranges: Ranges, rule: str, signed: bool, left_float: frozenset[str]
+    graph: Graph, ranges: Ranges, rule: str, recipe: Recipe, left_float: frozenset[str]
 ) -> dict[str, Affine]:
+    def form(tensor: str, by: str) -> Affine:
+        if recipe.activations == "int16":
+            return _around_zero(ranges[tensor], by, 16)
+        return activation_format(ranges[tensor], by, recipe.activations == "int8")
+
     inputs = [name for name in graph.inputs if name not in left_float]
-    formats = {name: activation_format(ranges[name], "minmax", signed) for name in inputs}
+    formats = {name: form(name, "minmax") for name in inputs}
     for node in graph.nodes:
         if node.output in left_float or node.op == "argmax":
             continue
@@ -185,6 +211,12 @@ def _activation_formats(
     return formats
 
 
+def _around_zero(seen: Range, rule: str, bits: int) -> Affine:
+    """Return the per-tensor symmetric format of a tensor that takes these values."""
+    low, high = seen.choose(rule, bits)
+    return Affine(bits, (_positive(max(-low, high) / (2 ** (bits - 1) - 1)),))
+
+
 def activation_format(seen: Range, rule: str = "minmax", signed: bool = False, bits: int = 8) -> Affine:
     """Return the per-tensor asymmetric format of a tensor that takes these values."""
     low, high = seen.choose(rule, bits)
@@ -192,11 +224,6 @@ def activation_format(seen: Range, rule: str = "minmax", signed: bool = False, b
     scale = _positive(np.float32((high - low) / n_steps))
     zero = int(np.clip(np.rint(-low / scale), 0, n_steps)) - (2 ** (bits - 1) if signed else 0)
     return Affine(bits, (scale,), (zero,), signed)
-
-    def form(tensor: str, by: str) -> Affine:
-        if recipe.activations == "int16":
-            return _around_zero(ranges[tensor], by, 16)
-        return activation_format(ranges[tensor], by, recipe.activations == "int8")
 
 
 def _weight_formats(
@@ -211,12 +238,6 @@ def _weight_formats(
     if not recipe.per_channel:
         scales = {name: scale.max(keepdims=True) for name, scale in scales.items()}
     axis = 0 if recipe.per_channel else None
-def _around_zero(seen: Range, rule: str, bits: int) -> Affine:
-    """Return the per-tensor symmetric format of a tensor that takes these values."""
-    low, high = seen.choose(rule, bits)
-    return Affine(bits, (_positive(max(-low, high) / (2 ** (bits - 1) - 1)),))
-
-
     return {
         name: Affine(recipe.weight_bits, tuple(_positive(s) for s in scale), (0,), axis=axis, narrow=True)
         for name, scale in scales.items()

@@ -42,6 +42,7 @@ class OnnxRuntime:
         "int8_portable",
         "int16x8",
         "int4",
+        "qmn8",
     )
     suffix: ClassVar[str] = ".onnx"
     tolerance_codes: ClassVar[int] = 1

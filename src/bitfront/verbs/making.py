@@ -110,7 +110,8 @@ def quantize(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Quantize a model, verify the file against its reference, and score it beside the float file in the same runtime.
+    """Quantize a model, verify the file against its reference, and score it beside the float file in the same runtime,
+    or in ONNX Runtime where that one has integers alone.
 
     Calibrates on ``n_calibrate`` images of the train part. Writes ``out`` with its manifest and reference, also when
     it is not verified: the result says so. Raises UsageError, DataError, DeviceError, SpaceError.
@@ -129,6 +130,7 @@ def quantize(
     images = calibration_images(opened, n_calibrate, seed, cache)
     contract, output = opened.source.input, opened.source.output
     probes = batches.calibration(samples, contract, N_VERIFY, np.random.default_rng(seed))
+    float_engine = engine if "float32" in engine.recipes else open_runtime()
     with tempfile.TemporaryDirectory() as folder:
         try:
             flat = passes.prepare(opened.source.graph())
@@ -144,15 +146,15 @@ def quantize(
             agreement = verify.compare_float(engine, place, twin, contract, output, probes)
         else:
             graph, plan = build(
-                recipe, flat, batches=images, rule=rule, equalized=equalized or None, observe=observer(engine)
+                recipe, flat, batches=images, rule=rule, equalized=equalized or None, observe=observer(float_engine)
             )
             write_artifact(engine, graph, plan, opened.source, place)
             say("verify", 0, 0)
             agreement = verify.compare(engine, place, graph, plan, contract, output, probes, float_graph=flat)
-            twin = engine.export(flat, Plan("float32"), Path(folder), contract, output)
+            twin = float_engine.export(flat, Plan("float32"), Path(folder), contract, output)
         float_metrics, metrics = (
-            score_file(engine, path, opened, samples, score=score, threads=threads, progress=progress)
-            for path in (twin, place)
+            score_file(by, path, opened, samples, score=score, threads=threads, progress=progress)
+            for by, path in ((float_engine, twin), (engine, place))
         )
         float_size_bytes = twin.stat().st_size
     notes = (*opened.source.notes, *untrained(opened.source), *([note] if note else []), *warnings)
