@@ -157,7 +157,7 @@ def test_only_bitfronts_own_c_is_compiled(
         ("model/manifest.json", (b'"name"', b'"n"')),
         ("model/network.safetensors", (b"bitfront", b"bitbacks")),
     ):
-        with pytest.raises((DataError, UsageError), match="no network in C|no reference file|cannot begin"):
+        with pytest.raises((DataError, UsageError), match=r"no network in C|no reference file|cannot begin"):
             CFixed().open(tampered(path, name, change))
     newer = tampered(path, "model/manifest.json", (b'"schema": 1', b'"schema": 99'))
     with pytest.raises(DataError, match="newer bitfront"):

@@ -24,6 +24,7 @@ RELEASE = ("-std=c99", "-O2")
 STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror")
 TIMEOUT_S = 600
 RUNNER = "host_runner.c"
+MAX_PROGRAMS = 200
 
 
 def compiler() -> str:
@@ -74,6 +75,7 @@ def build(
         units = [name for name in rest if name.endswith(".c")]
         _run([path, *flags, "-DBF_TRACE", "-I.", *units, *map(str, objects), "-o", made.name], home)
         made.replace(program)
+    _forget(folder())
     return program
 
 
@@ -89,6 +91,13 @@ def folder() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="bitfront-c-"))
+
+
+def _forget(place: Path) -> None:
+    """Remove all but the newest programs; one that runs goes on."""
+    programs = sorted(place.glob("net-*"), key=lambda found: found.stat().st_mtime, reverse=True)
+    for old in programs[MAX_PROGRAMS:]:
+        old.unlink(missing_ok=True)
 
 
 def _library(path: str, flags: Sequence[str], head: Sequence[str], library: Mapping[str, str]) -> list[Path]:
