@@ -37,6 +37,7 @@ CATALOG: dict[str, str] = {
     "runtime/onnxruntime": "bitfront.runtimes.onnxruntime:OnnxRuntime",
     "runtime/openvino": "bitfront.runtimes.openvino:OpenVino",
     "runtime/litert": "bitfront.runtimes.litert:LiteRt",
+    "runtime/c_fixed": "bitfront.runtimes.c_fixed:CFixed",
     "device/host": "bitfront.devices.host:HOST",
     "objective/score": "bitfront.objectives.score:Score",
     "objective/size": "bitfront.objectives.size:Size",
