@@ -5,11 +5,11 @@
 DeepLabV3+ on a narrow MobileNetV2, small images, from fresh weights: float from scratch; fine-tuned in float for as
 many epochs as the quantized trainings have, at the rate of the int8 one; both with post-training quantization (PTQ);
 trained on under the formats (QAT, fine-tuned: delay 0, a small rate); and in float first, under the formats late, in
-one run on one schedule (QAT, delayed). The formats are int8 (affine, per channel, 8-bit activations), and 4-bit weights
-by the rule of thesis 000 (one power-of-two format per tensor, the smallest m that covers the maximum, nothing
-equalized, biases 16 bits, activations float), which lose much. Fast-SCNN is a published 256-pixel checkpoint under the
-4-bit formats. Scores are those of files in ONNX Runtime on val, at the size of the original images; val also chooses
-the best epoch. One seed.
+one run on one schedule (QAT, delayed). Batch normalization is folded before QAT, or, where a row says so, live for the
+first half of it. The formats are int8 (affine, per channel, 8-bit activations), and 4-bit weights by the rule of thesis
+000 (one power-of-two format per tensor, the smallest m that covers the maximum, nothing equalized, biases 16 bits,
+activations float), which lose much. Fast-SCNN is a published 256-pixel checkpoint under the 4-bit formats. Scores are
+those of files in ONNX Runtime on val, at the size of the original images; val also chooses the best epoch. One seed.
 
 What lies in --work is used again; trainings go on where they stopped.
 """
@@ -47,6 +47,8 @@ UNDER = 8
 """Epochs under a plan, and of the float fine-tuning."""
 RATES = {"int8": 1e-3, "w4": 4e-3}
 """Of the fine-tunings: higher where more is lost."""
+LIVE = 0.5
+"""Share of a training under a plan in which batch normalization is live."""
 FAST_SCNN = "fastscnn_a0.125t6r2pp0"
 
 
@@ -111,6 +113,8 @@ class Bench:
         for formats in ("w4", "int8"):
             options = replace(fine, rate=RATES[formats])
             yield from self._under(f"qat_fine_tuned_{formats}", str(self.scratch), formats, options, 0)
+        options = replace(fine, rate=RATES["w4"])
+        yield [*self._under("qat_live_norm_w4", str(self.scratch), "w4", options, 0, live_norm=LIVE)][1]
         delayed = replace(whole, epochs=self.study.epochs + UNDER)
         for formats in ("int8", "w4"):
             yield from self._under(f"qat_delayed_{formats}", DEEPLAB, formats, delayed, self.study.epochs)
@@ -128,16 +132,18 @@ class Bench:
         return {"formats": "int8", **scores(made.metrics)}
 
     def _under(
-        self, name: str, model: str, formats: str, options: TrainOptions, delay: int
+        self, name: str, model: str, formats: str, options: TrainOptions, delay: int, live_norm: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yield the row of a training under a plan, and before it that of the same plan without training."""
-        row = self._row(name, lambda: self._quantized(name, model, formats, options, delay))
+        row = self._row(name, lambda: self._quantized(name, model, formats, options, delay, live_norm))
         before = {key: row[key] for key in ("study", "network", "formats", "float", "weight_bytes", "float_bytes")}
         origin = "delayed" if delay else "scratch"
         yield {**before, "row": f"ptq_{origin}_{formats}", **row.pop("ptq")}
         yield row
 
-    def _quantized(self, name: str, model: str, formats: str, options: TrainOptions, delay: int) -> dict[str, Any]:
+    def _quantized(
+        self, name: str, model: str, formats: str, options: TrainOptions, delay: int, live_norm: float | None
+    ) -> dict[str, Any]:
         out, kept = self.work / f"{name}.onnx", self.work / "delayed_float"
         state = out.with_name(f"{out.name}.training") / "float"
         if delay and kept.is_dir() and not state.exists():  # the same epochs in float, whatever formats follow
@@ -154,12 +160,20 @@ class Bench:
             out,
             **given(formats, model, self.data, self.study.settings),
             delay=delay,
+            live_norm=live_norm,
             options=options,
             settings=self.study.settings if delay else None,
             part="val",
             on_epoch=watch,
         )
-        return {"delay": delay, "epochs": UNDER, "rate": options.rate, "formats": formats, **outcome(made, self.study)}
+        return {
+            "delay": delay,
+            "live_norm": live_norm,
+            "epochs": UNDER,
+            "rate": options.rate,
+            "formats": formats,
+            **outcome(made, self.study),
+        }
 
     def _row(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         kept = self.work / f"{name}.json"
@@ -173,30 +187,30 @@ class Bench:
 
 def fast_scnn(shared: Path, work: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a published checkpoint under 4-bit weights."""
-    data, weights = (
-        str(shared / "data" / "packages"),
-        shared / "models" / "fastscnn_packages" / f"{FAST_SCNN}.safetensors",
-    )
-    kept, settings = work / f"{FAST_SCNN}.json", {"resolution": (256, 256)}
-    if not kept.is_file():
-        options = TrainOptions(epochs=UNDER, rate=RATES["w4"], device="cpu")
-        made = train_quantized(
-            str(weights),
-            data,
-            work / f"{FAST_SCNN}_w4.onnx",
-            **given("w4", str(weights), data, settings),
-            options=options,
-            settings=settings,
-            part="val",
-            on_epoch=said(FAST_SCNN),
-        )
-        found = outcome(made, STUDIES[0])
-        facts = {"study": "packages", "network": "Fast-SCNN", "epochs": UNDER, "rate": options.rate, "formats": "w4"}
-        atomic_json(kept, {"row": "qat_fine_tuned_w4", **facts, **found})
-    row = json.loads(kept.read_text())
-    before = {key: row[key] for key in ("study", "network", "formats", "float", "weight_bytes", "float_bytes")}
-    yield {**before, "row": "ptq_w4", **row.pop("ptq")}
-    yield row
+    data = str(shared / "data" / "packages")
+    weights = str(shared / "models" / "fastscnn_packages" / f"{FAST_SCNN}.safetensors")
+    settings, options = {"resolution": (256, 256)}, TrainOptions(epochs=UNDER, rate=RATES["w4"], device="cpu")
+    for name, live_norm in (("qat_fine_tuned_w4", None), ("qat_live_norm_w4", LIVE)):
+        out = work / f"{FAST_SCNN}_{name}.onnx"
+        kept = out.with_suffix(".json")
+        if not kept.is_file():
+            made = train_quantized(
+                weights,
+                data,
+                out,
+                **given("w4", weights, data, settings),
+                live_norm=live_norm,
+                options=options,
+                settings=settings,
+                part="val",
+                on_epoch=said(name),
+            )
+            facts = {"row": name, "study": "packages", "network": "Fast-SCNN", "formats": "w4", "live_norm": live_norm}
+            atomic_json(kept, {**facts, "epochs": UNDER, "rate": options.rate, **outcome(made, STUDIES[0])})
+        row = json.loads(kept.read_text())
+        before = {key: row[key] for key in ("study", "network", "formats", "float", "weight_bytes", "float_bytes")}
+        rounded = {**before, "row": "ptq_w4", **row.pop("ptq")}
+        yield from [row] if live_norm else [rounded, row]
 
 
 def given(formats: str, model: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +263,7 @@ LABELS = {
     "ptq_fine_tuned": "PTQ, of float fine-tuned",
     "ptq_scratch": "PTQ, of float from scratch",
     "qat_fine_tuned": "QAT, fine-tuned",
+    "qat_live_norm": "QAT, fine-tuned, live normalization",
     "ptq_delayed": "PTQ, where the delay ends",
     "qat_delayed": "QAT, delayed",
     "ptq": "PTQ",

@@ -15,6 +15,7 @@ from bitfront.errors import UsageError
 from bitfront.graph import capture, passes
 from bitfront.graph.builder import Builder
 from bitfront.graph.ir import Graph
+from bitfront.graph.live_norm import normalized_layers
 from bitfront.graph.module import GraphModule
 from bitfront.models.tiny import Tiny
 from bitfront.quant.fake import EXPONENT_GAIN, FakeQuantizer, round_through
@@ -206,6 +207,106 @@ def test_steps_are_learned_late(rng: np.random.Generator) -> None:
         module(torch.from_numpy(images)).sum().backward()
         assert any(p.grad is not None for p in steps) is learns
     assert module.plan().formats == module.source_plan.formats
+
+
+def test_steps_are_frozen_late(rng: np.random.Generator) -> None:
+    graph = tiny()
+    images = rng.normal(0, 1, (1, 3, 32, 32)).astype(np.float32)
+    module = GraphModule(graph, qmn_plan(graph, images), learn_ranges_after=0, freeze_ranges_after=1).train()
+    steps = [p for n, p in module.named_parameters() if n.endswith("log2_step")]
+    for learns in (True, False):
+        module.zero_grad()
+        module(torch.from_numpy(images)).sum().backward()
+        assert any(p.grad is not None for p in steps) is learns
+
+
+# --- live batch normalization ----------------------------------------------------------------------------------------
+def convolutions(rng: np.random.Generator, *, clip: list[float] | None = None) -> Graph:
+    """Two convolutions, the first one with means and deviations far from 0 and 1."""
+    draft = Builder()
+    x = draft.input("image", (1, 2, 6, 6))
+    for i, (n_in, n_out) in enumerate(((2, 3), (3, 1))):
+        weight = draft.constant(f"c{i}.weight", rng.normal(1, 2, (n_out, n_in, 3, 3)).astype(np.float32), "weight")
+        bias = draft.constant(f"c{i}.bias", rng.normal(0, 3, n_out).astype(np.float32), "bias")
+        attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "groups": 1}
+        x = draft.node("conv", f"c{i}", [x, weight, bias], **attributes, clip=clip if i == 0 else None)
+    return draft.build([x])
+
+
+def test_all_layers_but_the_last_are_normalized() -> None:
+    layers = [node.name for node in tiny().nodes if node.op == "conv"]
+    assert [node.name for node in normalized_layers(tiny())] == [name for name in layers if name != "logits"]
+    pooled = Builder()
+    image = pooled.input("image", (1, 2, 4, 4))
+    small = pooled.node("global_average_pool", "pool", [image])
+    attributes = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "groups": 1, "clip": None}
+    for i in range(3):
+        weight = pooled.constant(f"w{i}", np.ones((2, 2, 1, 1), np.float32), "weight")
+        bias = pooled.constant(f"b{i}", np.ones(2, np.float32), "bias")
+        small = pooled.node("conv", f"c{i}", [small, weight, bias], **attributes)
+    assert normalized_layers(pooled.build([small])) == ()  # a batch has too few positions
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_live_normalization_begins_with_what_was_computed(rng: np.random.Generator, bits: int | None) -> None:
+    graph, images = convolutions(rng, clip=[0.0, 6.0]), rng.normal(0.5, 1, (4, 2, 6, 6)).astype(np.float32)
+    plan = None if bits is None else qmn_plan(graph, images, bits)
+    module = GraphModule(graph, plan, freeze_norm_after=3)
+    module.begin_norms(torch.from_numpy(images))
+    np.testing.assert_array_equal(output(module, images), output(GraphModule(graph, plan), images))
+    for name, value in module.graph().constants.items():
+        np.testing.assert_allclose(value, graph.constants[name], atol=1e-5)
+
+
+def test_live_normalization_is_that_of_torch(rng: np.random.Generator) -> None:
+    """Of the batch in training, with the gradients of the layers spelled out; folded with running statistics behind."""
+    graph = convolutions(rng)
+    first, batch = (torch.from_numpy(rng.normal(m, 1, (4, 2, 6, 6)).astype(np.float32)) for m in (0.5, 2.0))
+    module = GraphModule(graph, freeze_norm_after=1)
+    module.begin_norms(first)
+    convolution, last = (torch.nn.Conv2d(n, m, 3, padding=1) for n, m in ((2, 3), (3, 1)))
+    norm = torch.nn.BatchNorm2d(3)
+    values = {n: torch.tensor(v) for n, v in graph.constants.items()}
+    with torch.no_grad():
+        for layer, name in ((convolution, "c0"), (last, "c1")):
+            layer.weight.copy_(values[f"{name}.weight"])
+            layer.bias.copy_(values[f"{name}.bias"])
+        convolution.bias.zero_()
+        answers = convolution(first)
+        norm.running_mean.copy_(answers.mean((0, 2, 3)))
+        norm.running_var.copy_(answers.var((0, 2, 3), correction=0))
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
+        norm.bias.copy_(values["c0.bias"] + norm.running_mean)
+    twin = torch.nn.Sequential(convolution, norm, last)
+    for network in (module.train(), twin.train()):
+        network(batch).square().mean().backward()
+    np.testing.assert_allclose(module(batch).detach(), twin.eval()(batch).detach(), rtol=2e-3, atol=2e-2)  # frozen now
+    pairs = {"c0.weight": convolution.weight, "c1.weight": last.weight, "c0.bias": norm.bias}
+    mine = dict(module.named_parameters())
+    for name, parameter in pairs.items():
+        np.testing.assert_allclose(mine[name].grad, parameter.grad, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(mine["norms.c0.gain"].grad, norm.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_trained_with_live_normalization_is_exported(rng: np.random.Generator) -> None:
+    graph, images = tiny(), rng.normal(0, 1, (4, 3, 32, 32)).astype(np.float32)
+    plan, batch = qmn_plan(graph, images, 6), torch.from_numpy(images)
+    module = GraphModule(graph, plan, freeze_norm_after=3)
+    module.begin_norms(batch)
+    optimizer, losses = torch.optim.Adam(module.train().parameters(), 1e-2), []
+    target = (batch.mean(1, keepdim=True) > 0).float()
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(module(batch), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    trained, learned = module.graph(), module.plan()
+    name = graph.outputs[0]
+    wanted = reference.values(trained, learned, name, reference.run(trained, images, learned)[name])
+    np.testing.assert_array_equal(output(module, images), wanted)
+    np.testing.assert_array_equal(module.train()(batch).detach(), wanted)  # frozen: no statistics of the batch
 
 
 def test_formats_that_move_codes_stay_equal(rng: np.random.Generator) -> None:

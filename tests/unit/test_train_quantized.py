@@ -103,12 +103,15 @@ def test_learned_steps_come_with_the_plan(graph: Graph, images: np.ndarray, tmp_
     assert {n: f.bits for n, f in done.plan.formats.items()} == {n: f.bits for n, f in plan.formats.items()}
 
 
-def test_resumed_and_whole_trainings_agree(graph: Graph, images: np.ndarray, tmp_path: Path) -> None:
-    plan = covering(graph, images, 6)
-    whole = trained(graph, plan, tmp_path / "whole", learn_ranges=0.0)
+@pytest.mark.parametrize("live_norm", [None, 0.7])
+def test_resumed_and_whole_trainings_agree(
+    graph: Graph, images: np.ndarray, tmp_path: Path, live_norm: float | None
+) -> None:
+    plan, shares = covering(graph, images, 6), {"learn_ranges": 0.0, "live_norm": live_norm}
+    whole = trained(graph, plan, tmp_path / "whole", **shares)
     with pytest.raises(KeyboardInterrupt, match="now"):
-        trained(graph, plan, tmp_path / "cut", learn_ranges=0.0, on_epoch=interrupt)
-    resumed = trained(graph, plan, tmp_path / "cut", learn_ranges=0.0)
+        trained(graph, plan, tmp_path / "cut", **shares, on_epoch=interrupt)
+    resumed = trained(graph, plan, tmp_path / "cut", **shares)
     for name, value in whole.graph.constants.items():
         np.testing.assert_array_equal(resumed.graph.constants[name], value)
     other = trained(graph, covering(graph, images, 7), tmp_path / "cut", learn_ranges=0.0)
@@ -130,6 +133,8 @@ def test_a_graph_without_plan_is_fine_tuned(graph: Graph, images: np.ndarray, tm
 def test_shares_out_of_range(graph: Graph, tmp_path: Path, share: float) -> None:
     with pytest.raises(UsageError, match="learn_ranges is"):
         trained(graph, Plan("float32"), tmp_path, learn_ranges=share)
+    with pytest.raises(UsageError, match="live_norm is"):
+        trained(graph, Plan("float32"), tmp_path, live_norm=1.5 * share)
 
 
 # --- plan files ------------------------------------------------------------------------------------------------------

@@ -70,6 +70,10 @@ class UnderPlan:
     freeze_ranges: Annotated[
         float | None, Parameter(help="Share after which they stay again, above that of --learn-ranges.")
     ] = None
+    live_norm: Annotated[
+        float | None,
+        Parameter(help="Share of the training under the plan in which batch normalization is live, not folded."),
+    ] = None
     runtime: RuntimeName = None
     part: Annotated[
         str | None, Parameter(help="What files are scored on [default: the last of train, val, test that exists].")
@@ -85,7 +89,7 @@ class UnderPlan:
         """Whether the training is under a plan. Raises UsageError for options that would have no effect."""
         if self.plan is not None or self.recipe is not None:
             return True
-        for name in ("edges", "delay", "learn_ranges", "freeze_ranges", "runtime", "part"):
+        for name in ("edges", "delay", "learn_ranges", "freeze_ranges", "live_norm", "runtime", "part"):
             if getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} belongs to --plan or --recipe", hint="a checkpoint has no such option"
@@ -172,8 +176,8 @@ def train(
     progress = shared.progress()
     common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "class_weights": _class_weights(class_weights)}
     if under.given:
-        ranges = {"learn_ranges": under.learn_ranges, "freeze_ranges": under.freeze_ranges}
-        common |= {"delay": delay, **ranges, "progress": progress, **under.fill(shared)}
+        shares = {name: getattr(under, name) for name in ("learn_ranges", "freeze_ranges", "live_norm")}
+        common |= {"delay": delay, **shares, "progress": progress, **under.fill(shared)}
     with _tracked(shared.fill(track=track)["track"] or (), place, out, common) as tracked:
         on_epoch = tracked.following(_epochs(progress, options.epochs, delay))
         made = _run(under.given)(*place, out, **common, on_epoch=on_epoch)

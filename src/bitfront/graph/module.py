@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph, Node
+from bitfront.graph.live_norm import LiveNorm, normalized_layers
 from bitfront.graph.torch_operators import OPERATORS, convolve
 from bitfront.quant.binary import mode_of
 from bitfront.quant.fake import FakeQuantizer, round_through
@@ -49,6 +50,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         *,
         learn_ranges_after: int | None = None,
         freeze_ranges_after: int | None = None,
+        freeze_norm_after: int | None = None,
     ) -> None:
         """Build it.
 
@@ -58,6 +60,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             learn_ranges_after: training steps after which the steps of integer formats are trained too; ``None``:
                 never.
             freeze_ranges_after: training steps after which they stay again; ``None``: never.
+            freeze_norm_after: training steps in which batch normalization is live behind folded layers
+                (:mod:`bitfront.graph.live_norm`; call :meth:`begin_norms` first); ``None``: it stays folded.
 
         Raises UsageError for a dynamic plan and for a plan that names tensors the graph does not have.
         """
@@ -69,12 +73,18 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         self.source, self.source_plan = graph, plan
         self.rule = fixed_point.rounding_of(plan)
         self.learn_ranges_after, self.freeze_ranges_after = learn_ranges_after, freeze_ranges_after
+        self.freeze_norm_after, self._begins = freeze_norm_after, False
         self._leader = _tied(graph, plan)
         self.formats = nn.ModuleDict()
         for name in plan.formats:
             if self._leader[name] == name:
                 self.formats[_key(name)] = _quantizer(graph, plan, name, learn_ranges_after is not None)
-        frozen = () if freeze_ranges_after is None else (freeze_ranges_after,)
+        self.norms = nn.ModuleDict()
+        for node in normalized_layers(graph) if freeze_norm_after is not None else ():
+            if not isinstance(plan.formats.get(node.inputs[1]), Binary):
+                self.norms[_key(node.name)] = LiveNorm(graph.tensors[node.output].shape[1])
+        shares = (freeze_ranges_after, freeze_norm_after)
+        frozen = () if shares == (None, None) else shares
         described = content_id(graph.nodes, plan.formats, plan.options, learn_ranges_after, *frozen)
         self.register_buffer("described", torch.frombuffer(bytearray(described.encode()), dtype=torch.uint8))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.int64))
@@ -133,6 +143,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
     def _node(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         if reference.counts_signs(self.source_plan, node):
             return _counted(node, *inputs)
+        if self._norm(node) is not None and (self._begins or self._normalizes()):
+            return self._normalized(node, *inputs[:2])
         if self._format(node.output) is None:
             return OPERATORS[node.op](node, *inputs)
         if node.op in ("conv", "dense"):
@@ -144,9 +156,49 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             return OPERATORS[node.op](node, *inputs)
         return self._quantized(node.output, OPERATORS[node.op](node, *inputs), node)
 
+    def _normalized(self, node: Node, x: Tensor, weight: Tensor) -> Tensor:
+        """What a layer with live batch normalization answers."""
+        norm, bias, answers = self._norm(node), self._parameter(node.inputs[2]), convolve(node, x, weight)
+        assert norm is not None
+        if self._begins:
+            mean = norm.begin(answers)
+            y = answers + bias.reshape(-1, 1, 1)
+            bias += mean
+        else:
+            y = norm(answers, bias)
+        if self._format(node.output) is None:
+            return y if node["clip"] is None else y.clamp(*node["clip"])
+        return self._quantized(node.output, y, node, node["clip"])
+
+    def begin_norms(self, images: Tensor) -> None:
+        """Give live batch normalization the statistics of images ``(b, c, h, w)``; what is computed stays the same."""
+        self._begins = True
+        with torch.no_grad():
+            self._outputs(images)
+        self._begins = False
+
+    def _normalizes(self) -> bool:
+        """Whether layers are normalized by their batch in this step of the training."""
+        return self.training and self.freeze_norm_after is not None and int(self.n_steps) <= self.freeze_norm_after
+
+    def _norm(self, node: Node) -> LiveNorm | None:
+        if _key(node.name) not in self.norms:
+            return None
+        found = self.norms[_key(node.name)]
+        assert isinstance(found, LiveNorm)
+        return found
+
+    def _folded(self, name: str, node: Node) -> Tensor:
+        """A constant, with the batch normalization behind its layer."""
+        norm, value = self._norm(node), self._parameter(name)
+        if norm is None or self._begins or name not in node.inputs[1:]:
+            return value
+        folded: Tensor = norm.weight(value) if name == node.inputs[1] else norm.bias(value)
+        return folded
+
     def _constant(self, name: str, node: Node) -> Tensor:
         """A constant after its format; a bias at the scale of its accumulator."""
-        value = self._parameter(name)
+        value = self._folded(name, node)
         value = self._quantized(name, value)
         x, w = (self._format(n) for n in node.inputs[:2]) if len(node.inputs) == 3 else (None, None)
         y = self._format(node.output)
@@ -193,8 +245,13 @@ class GraphModule(nn.Module):  # type: ignore[misc]
     # --- what was trained --------------------------------------------------------------------------------------------
     def graph(self) -> Graph:
         """Return the graph with the constants as they are now."""
+        folded = {n: self._folded(n, node) for node in self.source.nodes if self._norm(node) for n in node.inputs[1:]}
         values = {
-            name: self._parameter(name).detach().cpu().numpy().astype(self.source.constants[name].dtype)
+            name: folded.get(name, self._parameter(name))
+            .detach()
+            .cpu()
+            .numpy()
+            .astype(self.source.constants[name].dtype)
             for name in self._places
         }
         return self.source.with_constants(values)

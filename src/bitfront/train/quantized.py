@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from bitfront import batches
 from bitfront.contracts import DataInfo, InputContract, Part, Task
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph
@@ -22,8 +26,12 @@ from bitfront.train.scoring import score_module
 __all__ = ["Quantized", "check_shares", "train_under_plan"]
 
 
-def check_shares(learn_ranges: float | None, freeze_ranges: float | None = None) -> None:
-    """Raise UsageError when ranges cannot be learned from one share of a training to the other."""
+def check_shares(
+    learn_ranges: float | None, freeze_ranges: float | None = None, live_norm: float | None = None
+) -> None:
+    """Raise UsageError for shares of a training that make no sense, as ``train_under_plan`` says them."""
+    if live_norm is not None and not 0 < live_norm <= 1:
+        raise UsageError(f"live_norm is {live_norm}", hint="a share of the training, above 0 and up to 1")
     if learn_ranges is not None and not 0 <= learn_ranges < 1:
         raise UsageError(f"learn_ranges is {learn_ranges}", hint="a share of the training, from 0 to below 1")
     if freeze_ranges is not None and (learn_ranges is None or not learn_ranges < freeze_ranges <= 1):
@@ -32,6 +40,10 @@ def check_shares(learn_ranges: float | None, freeze_ranges: float | None = None)
             f"freeze_ranges is {freeze_ranges}, and {begin}",
             hint="a share of the training above that of learn_ranges, up to 1",
         )
+
+
+N_BEGIN = 32
+"""Images whose statistics live batch normalization begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     *,
     learn_ranges: float | None = None,
     freeze_ranges: float | None = None,
+    live_norm: float | None = None,
     delay: int = 0,
 ) -> Quantized:
     """Train ``graph`` under ``plan`` (or without quantization under an empty one); resumes like ``train.loop.train``.
@@ -84,6 +97,8 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
             ``None``: they stay.
         freeze_ranges: share after which they stay again, so that the weights settle on the last ones; above
             ``learn_ranges``. ``None``: they are learned to the end.
+        live_norm: share in which batch normalization is live behind folded layers, in (0, 1]
+            (:mod:`bitfront.graph.live_norm`); ``None``: it stays folded.
         delay: epochs of ``options`` that were trained in float before; the others are run, at the rates that they have
             in the whole.
 
@@ -93,10 +108,13 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     plan = plan_files.load(plan, graph) if isinstance(plan, Path) else plan
     if plan.formats and any(node.op == "batch_norm" for node in graph.nodes):
         raise UsageError("the graph is not prepared: it has a batch_norm", hint="call bitfront.graph.passes.prepare")
-    check_shares(learn_ranges, freeze_ranges)
+    check_shares(learn_ranges, freeze_ranges, live_norm)
     n_steps = (options.epochs - delay) * max(1, len(train_part) // options.batch_size)
-    after, until = (None if share is None else int(share * n_steps) for share in (learn_ranges, freeze_ranges))
-    module = GraphModule(graph, plan, learn_ranges_after=after, freeze_ranges_after=until)
+    after, until, live = (None if s is None else int(s * n_steps) for s in (learn_ranges, freeze_ranges, live_norm))
+    module = GraphModule(graph, plan, learn_ranges_after=after, freeze_ranges_after=until, freeze_norm_after=live)
+    if live is not None:
+        seen = batches.calibration(train_part, contract, N_BEGIN, np.random.default_rng(seed))
+        module.begin_norms(torch.from_numpy(np.concatenate(seen)))
     header = {"model": "graph", "plan": plan.id}
     arguments = (task, info, val_part, contract)
     start = float(score_module(module, *arguments, batch_size=options.batch_size, score=options.score).value)

@@ -86,6 +86,7 @@ def train_quantized(
     delay: int = 0,
     learn_ranges: float | None = None,
     freeze_ranges: float | None = None,
+    live_norm: float | None = None,
     class_weights: Sequence[float] | str = (),
     options: TrainOptions | None = None,
     runtime: str = "",
@@ -127,6 +128,7 @@ def train_quantized(
         learn_ranges: share of the training under the plan after which the steps of integer formats are learned too, in
             [0, 1).
         freeze_ranges: share after which they stay again.
+        live_norm: share in which batch normalization is live behind folded layers, in (0, 1].
         class_weights: in the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
         options: by default the preset ``quantized``, with a delay ``default``.
         runtime: engine of the file.
@@ -152,7 +154,7 @@ def train_quantized(
     from bitfront.train.quantized import check_shares, train_under_plan
 
     began = time.monotonic()
-    check_shares(learn_ranges, freeze_ranges)
+    check_shares(learn_ranges, freeze_ranges, live_norm)
     chosen = _options(options, delay)
     engine = open_runtime(runtime)
     place = artifact_path(out, engine)
@@ -202,6 +204,7 @@ def train_quantized(
         on_epoch,
         learn_ranges=learn_ranges,
         freeze_ranges=freeze_ranges,
+        live_norm=live_norm,
         delay=delay,
     )
     write_artifact(engine, done.graph, done.plan, source, place)
@@ -218,6 +221,7 @@ def train_quantized(
         "options": to_json(chosen),
         "learn_ranges": learn_ranges,
         "freeze_ranges": freeze_ranges,
+        "live_norm": live_norm,
         "class_weights": list(getattr(opened.task, "class_weights", ())),
         "seed": seed,
         "epochs": len(done.trained.epochs),
