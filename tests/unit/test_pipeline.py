@@ -445,9 +445,9 @@ def trained(name: str = "a", scores: tuple[float | None, ...] = (), **options: A
 
 def test_the_nearest_size_of_the_same_family_is_the_start() -> None:
     done = [(shape(32), trained("a")), (shape(96), trained("b")), (shape(64, 0.5), trained("c"))]
-    assert nearest(shape(64), done) == done[1]
-    assert nearest(shape(40), done) == done[0]
-    assert nearest(shape(64, 2.0), done) is None
+    assert nearest(shape(64), done, source()) == done[1]
+    assert nearest(shape(40), done, source()) == done[0]
+    assert nearest(shape(64, 2.0), done, source()) is None
 
 
 def test_epochs_follow_the_size_of_the_data() -> None:

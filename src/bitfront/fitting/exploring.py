@@ -34,6 +34,10 @@ __all__ = ["Explorer", "Found", "Request"]
 
 HALVING_FROM = 4
 """Trainings of a stage from which not all of them are carried to their end."""
+NOTED_EVERY_S = 1.0
+"""Wall time between two notes of the time that a run has worked."""
+SLACK = 1.25
+"""A training under a limit of time is cut when it takes so many times its forecast."""
 SHORT, PROMOTED = 1 / 3, 1 / 3
 """Share of the epochs of the short trainings, and of the networks that go on after them."""
 
@@ -93,8 +97,9 @@ class Explorer:
         crew: Crew | None = None,
     ) -> None:
         self.db, self.request, self.config = db, request, request.config
-        self.clock = Clock(report)
-        self.start = time.monotonic()
+        self.clock = Clock(self._seen)
+        self.report = report
+        self.start = self.noted = time.monotonic()
         self.recorded: set[str] = set()
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
@@ -108,6 +113,14 @@ class Explorer:
     def seconds(self) -> float:
         """Wall time that the run worked, earlier sessions included."""
         return self.spent_before + time.monotonic() - self.start
+
+    def _seen(self, progress: Progress) -> None:
+        """Note the time that was worked, for a run that is killed, and pass the progress on."""
+        if time.monotonic() - self.noted > NOTED_EVERY_S:
+            self.noted = time.monotonic()
+            self.db.put("seconds", self.seconds)
+        if self.report:
+            self.report(progress)
 
     def say(self, stage: str, text: str) -> None:
         """Log a line and show it."""
@@ -261,7 +274,7 @@ class Explorer:
                 done[job.architecture.id] = (job.architecture, None)
         for wave in self._waves(due, before):
             known = [(a, t) for a, t in (*before, *_in_order(done, jobs)) if t is not None]
-            for task, training in self._done(self._trainings(wave, forecast, known, scale, bool(done))):
+            for task, training in self._done(self._trainings(wave, forecast, known, scale, done)):
                 if self._is_trained(task.architecture, training):
                     done[task.architecture.id] = (task.architecture, training)
         return _in_order(done, jobs)
@@ -278,17 +291,26 @@ class Explorer:
         forecast: Forecast,
         known: Sequence[tuple[Architecture, Training]],
         scale: float,
-        has_some: bool,
+        done: Mapping[str, Trained],
     ) -> Iterator[tuple[TrainTask, float]]:
         """Yield tasks while there is time; without any network there is, whatever the clock says."""
         if self.crew.apart and self.config.budget.time_s is None:  # the longest first, so that all end together
             wave = sorted(wave, key=lambda job: -forecast.train_s.get(job.architecture.id, 0.0))
+        has_some, files_s = bool(done), sum(forecast.files_s(a) for a, _ in done.values())
         for job in wave:
-            if has_some and self.seconds > (self.config.budget.time_s or math.inf):
+            cost_s = scale * forecast.train_s.get(job.architecture.id, 0.0)
+            files_s += forecast.files_s(job.architecture)
+            if has_some and not self._has_time(cost_s + scale * files_s, forecast):
+                files_s -= forecast.files_s(job.architecture)
                 self._lost(job.architecture, "dropped", "left out, the time is up")
                 continue
             has_some = True
-            yield self._training(job, forecast, known, scale), scale * forecast.train_s.get(job.architecture.id, 0.0)
+            yield self._training(job, forecast, known, scale), cost_s
+
+    def _has_time(self, cost_s: float, forecast: Forecast) -> bool:
+        """Whether a piece of work that takes so long leaves time for the end of the run."""
+        left = self.time_left()
+        return left is None or cost_s + forecast.fixed_s <= left
 
     def _training(
         self, job: Job, forecast: Forecast, before: Sequence[tuple[Architecture, Training]], scale: float
@@ -300,6 +322,9 @@ class Explorer:
         epochs = max(1, math.ceil(scale * forecast.epochs * (job.share if fine else 1.0)))
         n_train, augment = len(self.shop.parts["train"]), self.shop.opened.info.augment
         options = train_options(self.config, n_train, epochs, fine=fine, augment=augment)
+        if self.config.budget.time_s is not None and architecture.id in forecast.train_s:
+            limit_s = SLACK * scale * forecast.train_s[architecture.id]
+            options = replace(options, time_limit_seconds=round(limit_s, 3))
         return TrainTask(architecture, options, start[1].weights if start else "", tuple(t for _, t in before))
 
     def _is_trained(self, architecture: Architecture, training: Any) -> bool:
@@ -329,8 +354,7 @@ class Explorer:
         links: dict[str, str] = dict(self.db.get("training", {}))
         made: dict[str, list[Record]] = {}
         tasks = [FilesTask(a, t, ways) for a, t in trained]
-        timed = [(task, len(ways) * forecast.candidate_s.get(task.architecture.id, 0.0)) for task in tasks]
-        for task, records in self._done(timed):
+        for task, records in self._done(self._files(tasks, forecast)):
             if isinstance(records, Exception):
                 records = self._failed(task, records)
             for record in records:
@@ -339,7 +363,16 @@ class Explorer:
                     links[record.id] = task.training.id
             made[_key(task)] = records
         self.db.put("training", links)
-        return [record for task in tasks for record in made[_key(task)]]
+        return [record for task in tasks for record in made.get(_key(task), ())]
+
+    def _files(self, tasks: Sequence[FilesTask], forecast: Forecast) -> Iterator[tuple[FilesTask, float]]:
+        """Yield the making of files while there is time; that of the first network whatever the clock says."""
+        for n, task in enumerate(tasks):
+            cost_s = forecast.files_s(task.architecture)
+            if n and not self._has_time(cost_s, forecast):
+                self._lost(task.architecture, "dropped", "no files, the time is up")
+                continue
+            yield task, cost_s
 
     def _failed(self, task: FilesTask, error: Exception) -> list[Record]:
         """Return the records of a network whose files could not be made, or not all."""

@@ -26,7 +26,8 @@ MAX_STRETCH = 4.0
 SPENT = 0.9
 """Share of the time that is planned for."""
 CAPTURE_S, VERIFY_S_PER_GMAC, FIXED_S, FILE_S = 3.0, 4.0, 30.0, 0.05
-"""Rough times of what is not probed: capturing, verifying in numpy, timing and report, one image of a file."""
+"""Rough times of what is not probed: capturing, verifying in numpy, timing and report, one image of a file; on a
+machine that does nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Forecast:
     """Timing, test part, report."""
     n_workers: int = 1
     """Networks that are worked on beside each other."""
+
+    def files_s(self, architecture: Architecture) -> float:
+        """Return the time of all files of a network."""
+        return self.n_recipes * self.candidate_s.get(architecture.id, 0.0)
 
     @property
     def seconds(self) -> float:
@@ -67,6 +72,7 @@ def probe(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int) -> Fore
 
 
 def _probed(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int, *, macs: Mapping[str, float]) -> Forecast:
+    wall, cpu = time.monotonic(), time.process_time()
     shapes = [job.architecture for job in jobs]
     ranked = sorted(shapes, key=lambda a: (macs[a.id], a.id))
     ends = list({a.id: a for a in (ranked[0], ranked[-1])}.values())
@@ -82,10 +88,13 @@ def _probed(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int, *, ma
             scored = math.ceil(epochs / options.validate_every) * n_val * run_s(cost)
             if epochs:
                 train_s[job.architecture.id] = epochs * n_steps * step_s(cost) + scored
+    # how many times longer everything takes because of others
+    busy = max(1.0, (time.monotonic() - wall) / max(time.process_time() - cpu, 1e-9))
     candidate_s = {
-        key: CAPTURE_S / n_recipes + VERIFY_S_PER_GMAC * cost / 1e9 + n_val * run_s(cost) for key, cost in macs.items()
+        key: busy * (CAPTURE_S / n_recipes + VERIFY_S_PER_GMAC * cost / 1e9) + n_val * run_s(cost)
+        for key, cost in macs.items()
     }
-    return Forecast(options.epochs if options else 0, train_s, candidate_s, (), n_recipes, FIXED_S)
+    return Forecast(options.epochs if options else 0, train_s, candidate_s, (), n_recipes, busy * FIXED_S)
 
 
 def fitted(found: Forecast, available_s: float | None) -> Forecast:

@@ -1,0 +1,52 @@
+"""Runs under a limit of time: what is noted for a run that is killed, and what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitfront import pipeline
+from bitfront.fitting import exploring
+from bitfront.fitting.config import Config
+from bitfront.fitting.exploring import Explorer
+from bitfront.fitting.forecast import Forecast
+from bitfront.fitting.progress import Progress
+from bitfront.record import Budget
+from bitfront.rundb import RunDb
+
+
+@pytest.fixture
+def explorer(tmp_path: Path) -> Any:
+    config = Config("tiny", "conveyor", space={"resolution": [(32, 32)]}, limit=4, budget=Budget(time_s=100.0))
+    with RunDb(tmp_path) as db:
+        yield Explorer(db, pipeline._open(config), None)
+
+
+def test_time_that_was_worked_is_noted_on_the_way(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Progress] = []
+    explorer.report = seen.append
+    monkeypatch.setattr(exploring, "NOTED_EVERY_S", 0.0)
+    explorer.spent_before = 50.0
+    explorer.clock.tell("train", "an epoch")
+    assert seen[-1].text == "an epoch"
+    assert explorer.db.get("seconds") >= 50.0  # a run that is killed now goes on from here
+    assert explorer.time_left() < 50.0
+
+
+def test_what_does_not_fit_the_time_that_is_left_is_not_begun(explorer: Explorer) -> None:
+    jobs = explorer.request.jobs()
+    identity = jobs[0].architecture.id
+    forecast = Forecast(4, {identity: 30.0}, {identity: 2.0}, n_recipes=5, fixed_s=10.0)
+    explorer.spent_before = 40.0
+    other = (jobs[0].architecture, None)
+    assert len(list(explorer._trainings(jobs, forecast, [], 1.0, {"other": other}))) == 1  # 30 + 2 x 10 + 10 of 60
+    explorer.spent_before = 55.0
+    assert list(explorer._trainings(jobs, forecast, [], 1.0, {"other": other})) == []
+    assert [r.reason for r in explorer.db.records()] == ["left out, the time is up"]
+    (task, cost_s), *_ = explorer._trainings(
+        jobs, forecast, [], 1.0, {}
+    )
+    assert cost_s == 30.0
+    assert task.options.time_limit_seconds == pytest.approx(30.0 * exploring.SLACK)
