@@ -44,6 +44,7 @@ class LiteRt:
         "int8_full",
         "int8_full_u8",
         "int16x8",
+        "qmn8",
         "int4",
     )
     suffix: ClassVar[str] = ".tflite"

@@ -141,7 +141,7 @@ class _Writer(ShapedWriter):
             self.compute_float(node, lambda out, act: self._linear(node, source, bias, out, act, None))
             return
         source, bias = self.value(node.inputs[0]), self._float_bias(node)
-        weight = self.constant(node.inputs[1], order=self._order(node))
+        weight = self.constant(node.inputs[1], rank=2, order=self._order(node))
         self.compute_float(node, lambda out, act: self._linear(node, source, bias, out, act, None, weight))
 
     def _add_wide(self, node: Node, x: Affine, w: Affine, y: Affine) -> None:
