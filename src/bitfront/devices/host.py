@@ -13,5 +13,6 @@ HOST = Device(
         "onnxruntime",
         "litert",
         "openvino",
+        "c_fixed",
     ),
 )

@@ -29,6 +29,7 @@ from bitfront.quant.recipes import RECIPES
 from bitfront.record import Artifact, Candidate, Record, content_id, digest_file, from_json
 from bitfront.simulate import reference
 from bitfront.stats import ranges
+from bitfront.verbs.artifacts import size_of
 from bitfront.verbs.scoring import score_session
 
 __all__ = ["Network", "make_candidate"]
@@ -222,7 +223,7 @@ def _make(
         path=path.relative_to(shop.folder).as_posix(),
         runtime=engine.name,
         recipe=candidate.recipe,
-        size_bytes=path.stat().st_size,
+        size_bytes=size_of(engine, path),
         sha256=digest_file(path),
         input=network.contract,
         output=source.output,

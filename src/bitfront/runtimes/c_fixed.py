@@ -69,6 +69,12 @@ class CFixed:
             f"bytes of RAM ({written.memory.bound:,} at least), rounding {written.program.rounding.replace('_', ' ')}",
         )
 
+    def size(self, path: Path) -> int:
+        """Return what a file takes in flash beside its program: weights, biases, tables. Raises DataError."""
+        from bitfront.runtimes import c_tree
+
+        return c_tree.describe(path).flash_bytes
+
     def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
         """Return how to feed and read a ``.zip`` file, which says so itself. Raises DataError for damaged files."""
         from bitfront.runtimes import c_tree

@@ -130,6 +130,7 @@ class Description:
     any_size: bool = False
     task: str = ""
     n_classes: int = 0
+    flash_bytes: int = 0
 
 
 def describe(path: Path) -> Description:
@@ -140,7 +141,8 @@ def describe(path: Path) -> Description:
         shape = [int(n) for n in described["output_shape"]]
         task = "classification" if math.prod(shape[1:]) == 1 else "segmentation"
         n = 0 if len(shape) == 2 else shape[0]
-        return Description(contract, from_json(OutputContract, described["output"]), task=task, n_classes=n)
+        output, flash_bytes = from_json(OutputContract, described["output"]), int(described["flash_bytes"])
+        return Description(contract, output, task=task, n_classes=n, flash_bytes=flash_bytes)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _damaged(path) from error
 

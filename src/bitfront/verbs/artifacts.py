@@ -35,6 +35,7 @@ __all__ = [
     "manifest_of",
     "observer",
     "open_runtime",
+    "size_of",
     "write_artifact",
 ]
 
@@ -89,12 +90,18 @@ def write_artifact(engine: Runtime, graph: Graph, plan: Plan, source: Source, pl
     files.save(place.with_suffix(files.SUFFIX), graph, plan)
 
 
+def size_of(engine: Runtime, path: Path) -> int:
+    """Return the bytes that an artifact takes: what its runtime says it takes on a device, else those of its file."""
+    told = getattr(engine, "size", None)
+    return int(told(path)) if told else path.stat().st_size
+
+
 def describe(  # noqa: PLR0917
     place: Path, recipe: str, engine: Runtime, source: Source, began: float, notes: tuple[str, ...]
 ) -> Exported:
     """Return what is said of an artifact that was begun at ``began`` (``time.monotonic``)."""
     size = (source.input.height, source.input.width)
-    n_bytes, digest, seconds = place.stat().st_size, digest_file(place), time.monotonic() - began
+    n_bytes, digest, seconds = size_of(engine, place), digest_file(place), time.monotonic() - began
     return Exported(place, recipe, engine.name, size, n_bytes, digest, seconds, notes)
 
 

@@ -21,7 +21,7 @@ from bitfront.measure import verify as agreement
 from bitfront.quant.plan import Plan
 from bitfront.record import Agreement, Measurement
 from bitfront.sources import open_data
-from bitfront.verbs.artifacts import open_runtime
+from bitfront.verbs.artifacts import open_runtime, size_of
 from bitfront.verbs.companions import Companions, companions
 from bitfront.verbs.opening import choose_part, open_both
 
@@ -160,7 +160,7 @@ def benchmark(
         for session in sessions.values():
             session.close()
     return [
-        Timed(path, path.stat().st_size, feeds[key].shape[2:], measured[key], _ram(engine, path, feeds[key], threads))
+        Timed(path, size_of(engine, path), feeds[key].shape[2:], measured[key], _ram(engine, path, feeds[key], threads))
         for key, path, engine in zip(sessions, paths, engines, strict=True)
     ]
 

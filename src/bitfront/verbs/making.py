@@ -31,10 +31,13 @@ from bitfront.verbs.artifacts import (
     manifest_of,
     observer,
     open_runtime,
+    size_of,
     write_artifact,
 )
 from bitfront.verbs.companions import write_manifest
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, untrained
+from bitfront.verbs.plans import open_plan
+from bitfront.verbs.quantized_start import fed, made_for
 from bitfront.verbs.scoring import few_or_all, score_file
 
 __all__ = ["Quantized", "export", "plan_quantization", "quantize"]
@@ -60,16 +63,20 @@ def export(
     *,
     data: str | None = None,
     recipe: str = "float32",
+    plan: Path | str = "",
     runtime: str = "",
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     preprocess: str = "",
     reader: str = "",
     task: str = "",
+    runs: Path | str = "runs",
 ) -> Exported:
-    """Write a model as a runtime's file, in ``float32`` or ``float16``, with its manifest and reference beside it.
+    """Write a model as a runtime's file, with its manifest and reference beside it.
 
-    ``data`` names the classes where the model does not. Raises UsageError, DataError, DeviceError, SpaceError.
+    In ``float32`` or ``float16``; or under a ``plan``, as :func:`bitfront.verbs.plans.open_plan` reads it below
+    ``runs``: where its graph is stored with it, that one is written, and MODEL says how it is fed and read. ``data``
+    names the classes where the model does not. Raises UsageError, DataError, DeviceError, SpaceError.
     """
     start = time.monotonic()
     if recipe not in FLOATS:
@@ -79,10 +86,15 @@ def export(
     engine = open_runtime(runtime, out)
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
-    graph, plan = build(recipe, passes.prepare(opened.source.graph()))
-    write_artifact(engine, graph, plan, opened.source, place)
     notes = (*opened.source.notes, *untrained(opened.source))
-    made = describe(place, recipe, engine, opened.source, start, notes)
+    if plan:
+        stored, formats = open_plan(plan, Path(runs))
+        opened, notes = (opened, notes) if stored is None else (fed(opened, stored), opened.source.notes)
+        graph = stored or made_for(passes.prepare(opened.source.graph()), formats)
+    else:
+        graph, formats = build(recipe, passes.prepare(opened.source.graph()))
+    write_artifact(engine, graph, formats, opened.source, place)
+    made = describe(place, formats.recipe, engine, opened.source, start, notes)
     write_manifest(place, manifest_of(made, opened.source, model, data))
     return made
 
@@ -156,7 +168,7 @@ def quantize(
             score_file(by, path, opened, samples, score=score, threads=threads, progress=progress)
             for by, path in ((float_engine, twin), (engine, place))
         )
-        float_size_bytes = twin.stat().st_size
+        float_size_bytes = size_of(float_engine, twin)
     notes = (*opened.source.notes, *untrained(opened.source), *([note] if note else []), *warnings)
     made = describe(place, recipe, engine, opened.source, start, notes)
     facts = manifest_of(made, opened.source, model, data)

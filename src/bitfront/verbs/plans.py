@@ -10,6 +10,7 @@ from bitfront.graph.ir import Graph
 from bitfront.quant import plan_files
 from bitfront.quant.plan import Plan
 from bitfront.record import Record
+from bitfront.registry import runtime_of
 from bitfront.run import Run, find
 from bitfront.verbs.companions import companions
 
@@ -34,7 +35,7 @@ def open_plan(text: Path | str, runs: Path = Path("runs")) -> tuple[Graph | None
         return files.load(_reference(Run.open(find(runs, run)), candidate))
     if path.name.endswith(files.SUFFIX):
         return files.load(path)
-    if path.is_dir() or path.suffix == ".onnx":
+    if path.is_dir() or runtime_of(path):
         reference = companions(path).reference
         if reference is None:
             raise UsageError(f"'{path}' has no reference file beside it", hint=f"name a plan or a *{files.SUFFIX}")

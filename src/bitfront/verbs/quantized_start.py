@@ -25,7 +25,7 @@ from bitfront.verbs.artifacts import N_CALIBRATE, calibration_images, observer
 from bitfront.verbs.opening import Opened, untrained
 from bitfront.verbs.plans import open_plan
 
-__all__ = ["Start", "begin", "captured", "check_loss", "summary"]
+__all__ = ["Start", "begin", "captured", "check_loss", "fed", "made_for", "summary"]
 
 PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax", "argmax")
 """Operators whose outputs no loss can be computed from: it wants logits."""
@@ -85,9 +85,9 @@ def begin(
         raise UsageError(f"edges belong to binary weights ({', '.join(MODES)})", hint="leave them out")
     stored, formats = (None, plan) if plan is None or isinstance(plan, Plan) else open_plan(plan, runs)
     if stored is not None and formats is not None and not delayed:
-        fed = _fed(opened, stored)
-        flat = stored if untrained(fed.source) else passes.prepare(fed.source.graph())
-        started = Start(fed, flat, stored, formats, opened.source.notes)
+        sized = fed(opened, stored)
+        flat = stored if untrained(sized.source) else passes.prepare(sized.source.graph())
+        started = Start(sized, flat, stored, formats, opened.source.notes)
     else:
         flat = captured(opened.source, seed) if trained is None else trained
         observe = observer(engine) if engine else None
@@ -98,7 +98,7 @@ def begin(
         elif formats is None:
             graph, formats = build(recipe, flat, batches=images, observe=observe)
         else:
-            graph = _made_for(flat, formats)
+            graph = made_for(flat, formats)
             if delayed:
                 formats = recalibrate(formats, graph, collect(graph, images, observe(graph) if observe else None))
         notes = () if delayed else untrained(opened.source)
@@ -126,7 +126,7 @@ def summary(graph: Graph, plan: Plan) -> str:
     return ", ".join(lines) or "float32"
 
 
-def _made_for(flat: Graph, plan: Plan) -> Graph:
+def made_for(flat: Graph, plan: Plan) -> Graph:
     """Return a network's graph as it was when the plan was made for it. Raises UsageError."""
     if plan.options.get("dropped_clips"):
         raise UsageError(
@@ -141,7 +141,7 @@ def _made_for(flat: Graph, plan: Plan) -> Graph:
     return graph
 
 
-def _fed(opened: Opened, graph: Graph) -> Opened:
+def fed(opened: Opened, graph: Graph) -> Opened:
     """Return MODEL as it feeds and reads a stored graph. Raises UsageError when they do not belong together."""
     source = opened.source
     (_, channels, *size), answers = graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape
