@@ -283,8 +283,21 @@ def test_a_run_goes_on_without_the_workers_that_it_began_with(one: Run, tmp_path
 
 @needs_ray
 @pytest.mark.usefixtures("deadly")
-def test_ray_with_a_worker_killed_gives_the_same_front(data: str, tmp_path: Path, one: Run) -> None:
+def test_ray_with_a_worker_killed_gives_the_same_front(
+    data: str, tmp_path: Path, one: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: set[str] = set()
+
+    def look(self: RayCrew) -> None:
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            places.update(c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+
+    monkeypatch.setattr(RayCrew, "rest", look)
     run = crewed(data, tmp_path, workers=2, ray="local")
+    assert places
+    assert places <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}  # nobody listens to other machines
+    assert os.environ["RAY_AUTH_MODE"] == "token"
     assert outcome(run) == outcome(one)
     check_one_was_killed(data)
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,12 +18,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bitfront.errors import BitfrontError, UsageError
+from bitfront.fitting.hand import serve
 from bitfront.fitting.shop import Shop
 from bitfront.fitting.tasks import STOPPING, T, Task, attempt
-from bitfront.fitting.worker import Place, absorb, open_worker, outcome
+from bitfront.fitting.worker import Place, absorb
 from bitfront.rundb import RunDb
 
-__all__ = ["Crew", "InProcess", "Workers", "died", "environment", "taken_over", "todo"]
+__all__ = ["Crew", "InProcess", "Workers", "died", "taken_over", "todo"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +32,6 @@ N_TRIES = 3
 """Workers that a task may cost."""
 PATIENCE_S = 5.0
 """Wall time that a worker gets to end when asked to."""
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Crew(Protocol):
@@ -197,10 +194,11 @@ class _Hand:
     def hire(cls, place: Place) -> _Hand:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(place, there), daemon=True, name="bitfront worker")
-        with environment(dict.fromkeys(THREADS, "1")):
-            process.start()
+        process = context.Process(target=serve, args=(there,), daemon=True, name="bitfront worker")
+        process.start()
         there.close()  # so that its death closes the pipe
+        with contextlib.suppress(OSError):  # it died just now: _heard finds out
+            here.send(place)
         return cls(process, here)
 
     def begin(self, task: Task, n_tries: int) -> None:
@@ -214,48 +212,6 @@ class _Hand:
             self.process.kill()
             self.process.join()
         self.connection.close()
-
-
-@contextlib.contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that start inside: libraries read them when they are loaded."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _serve(place: Place, connection: Connection) -> None:
-    """Do tasks until the main process is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is for the main process, which ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    shop: list[Shop] = []
-
-    def opened() -> Shop:
-        if not shop:
-            shop.append(open_worker(place, lambda *told: connection.send(("tell", *told)), made))
-        return shop[0]
-
-    def made(record: Any) -> None:
-        connection.send(("made", record))
-
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            task = connection.recv()
-            connection.send(("done", outcome(task, opened)))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # --- what all workers have in common ---------------------------------------------------------------------------------

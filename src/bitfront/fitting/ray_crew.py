@@ -6,21 +6,21 @@ Every node must have bitfront installed and see the run folder and the data unde
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
-import pickle
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from bitfront.errors import BitfrontError, DeviceError, UsageError
-from bitfront.fitting.crew import N_TRIES, died, environment, taken_over, todo
+from bitfront.fitting.crew import N_TRIES, died, taken_over, todo
 from bitfront.fitting.shop import Shop
-from bitfront.fitting.tasks import T
+from bitfront.fitting.tasks import T, Task
 from bitfront.fitting.worker import Place, absorb, open_worker, outcome
 from bitfront.rundb import RunDb
 
@@ -35,9 +35,6 @@ STORE_BYTES = 128 << 20
 HINT = "`ray start --head` starts a cluster and says its address; --ray local needs none"
 ANSWER_S = 5.0
 """Wall time in which somebody must answer at an address; Ray itself tries for more than a minute."""
-CLOSED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""What a Ray of our own is started with: it asks for its token, reports nothing to its makers, and (the last; what Ray
-does by itself where firewalls ask) every server listens on the loopback address alone."""
 
 
 class RayCrew:
@@ -69,18 +66,16 @@ class RayCrew:
         own = self.address == LOCAL
         if not (own or _answers(self.address)):
             raise DeviceError(f"nothing answers at '{self.address}'", hint=HINT)
-        with environment(CLOSED if own else {}):
-            import ray
-
-            if ray.is_initialized():  # by the program that we are part of
-                return ray
-            quiet = {"log_to_driver": False, "configure_logging": False}
-            here = {"num_cpus": self.n, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-            try:
-                ray.init(**({**quiet, **here} if own else {**quiet, "address": self.address}))
-            except Exception as error:  # Ray raises whatever its parts raise
-                raise DeviceError(f"no Ray at '{self.address}': {error}", hint=HINT) from error
-            self._started = True
+        ray = _loopback() if own else importlib.import_module("ray")
+        if ray.is_initialized():  # by the program that we are part of
+            return ray
+        quiet = {"log_to_driver": False, "configure_logging": False}
+        here = {"num_cpus": self.n, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        try:
+            ray.init(**({**quiet, **here} if own else {**quiet, "address": self.address}), runtime_env=_modules())
+        except Exception as error:  # Ray raises whatever its parts raise
+            raise DeviceError(f"no Ray at '{self.address}': {error}", hint=HINT) from error
+        self._started = True
         return ray
 
     def __exit__(
@@ -99,7 +94,7 @@ class RayCrew:
         absorb(db)
         ray = self._ray
         remote = ray.remote(max_retries=N_TRIES - 1, num_cpus=1)(_serve)
-        where = ray.put(pickle.dumps(place))
+        where = ray.put(place)
         found: deque[tuple[T, Any]] = deque()
         waiting = todo(tasks, shop, db, found)
         running: dict[Any, T] = {}
@@ -112,7 +107,7 @@ class RayCrew:
                     if task is None:
                         break
                     n_gpus = 1 if task.trains and self._n_gpus >= 1 else 0
-                    running[remote.options(num_gpus=n_gpus).remote(place.modules, where, pickle.dumps(task))] = task
+                    running[remote.options(num_gpus=n_gpus).remote(where, task)] = task
                 if not running:
                     return
                 (done, *_), _ = ray.wait(list(running), num_returns=1)
@@ -125,7 +120,7 @@ class RayCrew:
 
     def _value(self, reference: Any) -> Any:
         try:
-            return pickle.loads(self._ray.get(reference))
+            return self._ray.get(reference)
         except self._ray.exceptions.WorkerCrashedError:
             return died(N_TRIES)
         except self._ray.exceptions.RayError as error:
@@ -144,21 +139,33 @@ def _answers(address: str) -> bool:
     return False
 
 
+def _loopback() -> Any:
+    """Return Ray, told to listen on the loopback address alone, as it does by itself where firewalls ask."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = False
+    return importlib.import_module("ray")
+
+
+def _modules() -> dict[str, Any]:
+    """Return what workers are started with: they find the modules that this process finds beside its packages."""
+    own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(own)}} if own else {}
+
+
 class _Opened:
     """What a worker process of Ray holds from one task to the next: the run it opened."""
 
-    place: ClassVar[bytes] = b""
+    place: ClassVar[Place | None] = None
     shop: ClassVar[Shop | None] = None
 
     @classmethod
-    def at(cls, place: bytes) -> Shop:
+    def at(cls, place: Place) -> Shop:
         if cls.shop is None or cls.place != place:
-            cls.shop = open_worker(pickle.loads(place), lambda stage, text, share: None, lambda record: None)
+            cls.shop = open_worker(place, lambda stage, text, share: None, lambda record: None)
             cls.place = place
         return cls.shop
 
 
-def _serve(modules: Sequence[str], place: bytes, task: bytes) -> bytes:
+def _serve(place: Place, task: Task) -> Any:
     """Do one task in a worker process of Ray."""
-    sys.path[:] = [*dict.fromkeys((*modules, *sys.path))]  # before anything is unpickled, which may be of those modules
-    return pickle.dumps(outcome(pickle.loads(task), lambda: _Opened.at(place)))
+    return outcome(task, lambda: _Opened.at(place))
