@@ -212,7 +212,9 @@ def search(
     source = opened.source
     fixed = {**(settings or {}), RESOLUTION: (source.input.height, source.input.width)}
     objectives = ("score", *(OBJECTIVE_OF[cost] for cost in bits.costs if cost in OBJECTIVE_OF))
-    defaults = {"recipes": ("float32", "int8"), "objectives": objectives, "effort": "single", "retrain": "never"}
+    there = load("runtime", options.get("runtime") or "onnxruntime").recipes
+    recipes = ("float32", "int8" if "int8" in there else "qmn8")
+    defaults = {"recipes": recipes, "objectives": objectives, "effort": "single", "retrain": "never"}
     return fit(
         model, data, task=task, reader=reader, settings=fixed, weights=weights, preprocess=preprocess,
         bits=replace(bits, n_networks=1), **{**defaults, **options},
@@ -339,6 +341,9 @@ def _open(config: Config) -> Request:
     for runtime in runtimes:
         if runtime.name not in device.runtimes:
             raise UsageError(f"{device.name} does not run {runtime.name}", hint=f"it runs {', '.join(device.runtimes)}")
+    supported = list(dict.fromkeys(recipe for runtime in runtimes for recipe in runtime.recipes))
+    if "float32" not in supported:  # what all others are held against; it calibrates, too
+        runtimes = [open_runtime(), *runtimes]
     objectives = [load("objective", name)() for name in config.objectives]
     fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in config.settings.items()}
     opened = open_both(
@@ -356,9 +361,14 @@ def _open(config: Config) -> Request:
     sample = opened.dataset.part(opened.dataset.parts()[0])[0]
     native = (sample.image.shape[0], sample.image.shape[1])
     space = {k: [tuple(v) if isinstance(v, list) else v for v in values] for k, values in config.space.items()}
-    supported = list(dict.fromkeys(recipe for runtime in runtimes for recipe in runtime.recipes))
     recipes = choose_recipes(config.recipes, supported)
-    ways = [Way(recipe, r.name) for r in runtimes for recipe in recipes if recipe in r.recipes]
+    alone = "float32" if "float32" not in supported else ""
+    ways = [
+        Way(recipe, r.name)
+        for i, r in enumerate(runtimes)
+        for recipe in recipes
+        if recipe in ((alone,) if alone and i == 0 else r.recipes)
+    ]
     if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
         raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
     effort = EFFORTS[config.effort]

@@ -58,6 +58,9 @@ class Bits:
         bool | None, Parameter(help="Balance neighbouring layers' channels first [default: as the method does].")
     ] = None
     per_channel: Annotated[bool, Parameter(help="A shift for every output channel of a weight.", negative=())] = False
+    rounding: Annotated[
+        str | None, Parameter(help="How results are rounded: half_even or, for kernels of boards, half_up.")
+    ] = None
 
     def fill(self, shared: Shared, method: str | None, objectives: list[str] | None) -> BitSearch:
         """Return the search, completed from ``bits:`` of the configuration file. Raises UsageError."""
@@ -72,6 +75,7 @@ class Bits:
             "rule": self.rule,
             "equalized": self.equalize,
             "per_channel": self.per_channel or None,
+            "rounding": self.rounding,
             "costs": tuple(o for o in objectives if o != "score") if objectives else None,
         }
         known = {key: value for key, value in given.items() if value is not None}
@@ -104,6 +108,9 @@ def search(
     max_drop: Annotated[str | None, Parameter(help="Or the loss against float, e.g. 1% [default: 1%].")] = None,
     time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
     members: Annotated[int | None, whole("Members of the front that become files [default: 8].")] = None,
+    runtime: Annotated[
+        str | None, Parameter(help="Engine of the members' files [default: onnxruntime]; c_fixed: integer C.")
+    ] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
     limit: Limit = None,
     workers: Workers = None,
@@ -128,7 +135,7 @@ def search(
 
     names = {"max_latency": None, "max_size": None, "min_score": min_score, "max_drop": max_drop}
     limits = budget(shared.fill(**names, time=time))
-    given = shared.fill(model=model, data=data, score=score, limit=limit, seed=seed)
+    given = shared.fill(model=model, data=data, score=score, limit=limit, seed=seed, runtime=runtime)
     chosen, place = required(given["model"], "MODEL"), required(given["data"], "DATA")
     wanted = bits.fill(shared, method, objective)
     wanted = replace(wanted, method=wanted.method or "surrogate", n_members=members or wanted.n_members)
@@ -136,7 +143,7 @@ def search(
     if dry_run:
         plan = plan_search(chosen, place, bits=wanted, **opening)
         return Answer({"plan": plan}, [f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()])
-    options = {key: given[key] for key in ("score", "limit", "seed") if given[key] is not None}
+    options = {key: given[key] for key in ("score", "limit", "seed", "runtime") if given[key] is not None}
     where = shared.fill(name=name, runs=runs, workers=workers, ray=ray)
     progress = shared.progress()
     found = run(

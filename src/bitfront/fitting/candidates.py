@@ -30,6 +30,7 @@ from bitfront.record import Artifact, Candidate, Record, content_id, digest_file
 from bitfront.simulate import reference
 from bitfront.stats import ranges
 from bitfront.verbs.artifacts import size_of
+from bitfront.verbs.opening import open_session
 from bitfront.verbs.scoring import score_session
 
 __all__ = ["Network", "make_candidate"]
@@ -131,7 +132,7 @@ def _run_module(module: Any, image: NDArray[Any]) -> NDArray[Any]:
 def _run_file(shop: Shop, path: Path | None) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def run(image: NDArray[Any]) -> NDArray[Any]:
         assert path is not None
-        session = shop.runtime.open(path)
+        session = open_session(shop.opened.source)
         try:
             return session.run(image)
         finally:

@@ -33,6 +33,8 @@ class BitSearch:
     """How integer bits are chosen, ``max`` or ``mse``; empty: as the method does."""
     equalized: bool | None = None
     per_channel: bool = False
+    rounding: str = ""
+    """How results are rounded at run time, ``half_even`` or ``half_up``; empty: to even."""
     n_members: int = 8
     """Members of its front that become files."""
     n_networks: int = 2

@@ -30,6 +30,7 @@ from bitfront.search.methods import METHODS, TOLERANCE, Result, search
 from bitfront.search.networks import NetworkEvaluator, bits_of, space_of
 from bitfront.search.sensitivity import spread
 from bitfront.search.space import FLOAT, Genome, Space
+from bitfront.simulate.fixed_point import ROUNDINGS
 from bitfront.stats.qmn import errors
 
 __all__ = [
@@ -115,6 +116,10 @@ def menu_options(bits: BitSearch) -> MenuOptions:
             given[name] = tuple(sorted(set(widths)))
     if bits.rule:
         given["rule"] = bits.rule
+    if bits.rounding:
+        if bits.rounding not in ROUNDINGS:
+            raise unknown_name("rounding", bits.rounding, ROUNDINGS)
+        given["rounding"] = bits.rounding
     if bits.equalized is not None:
         given |= {"equalized": bits.equalized, "bias_correction": bits.equalized}
     return replace(options, **given)

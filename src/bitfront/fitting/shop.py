@@ -90,6 +90,11 @@ class Shop:
         """The first of the engines."""
         return self.runtimes[0]
 
+    @property
+    def target(self) -> Runtime:
+        """The engine that searched plans become files of: one of integers alone where there is one, else the first."""
+        return next((r for r in self.runtimes if "float32" not in r.recipes), self.runtime)
+
     def engine(self, name: str) -> Runtime:
         """Return one of the engines by name."""
         return next(runtime for runtime in self.runtimes if runtime.name == name)

@@ -34,6 +34,8 @@ MAX_SIDE = 512
 """Longest side of sizes that are proposed; larger ones must be asked for."""
 MIN_SIDE = 64
 DEFAULT_RECIPES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int8_compact")
+INTEGER_RECIPES = ("qmn8",)
+"""What is tried where no engine takes floating point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +174,11 @@ def checked_size(source: Source, size: Any) -> tuple[int, int]:
 
 def choose_recipes(asked: Sequence[str] | None, supported: Sequence[str]) -> tuple[str, ...]:
     """Return the recipes to try, float32 first: it is what all others are held against. Raises UsageError."""
-    chosen = tuple(asked) if asked else tuple(r for r in DEFAULT_RECIPES if r in supported)
+    usual = DEFAULT_RECIPES if "float32" in supported else INTEGER_RECIPES
+    chosen = tuple(asked) if asked else tuple(r for r in usual if r in supported)
     for name in chosen:
         if name not in RECIPES:
             raise unknown_name("recipe", name, RECIPES)
-        if name not in supported:
+        if name not in supported and name != "float32":
             raise UsageError(f"no runtime of the run exports '{name}'", hint=f"there is {', '.join(supported)}")
     return ("float32", *(r for r in dict.fromkeys(chosen) if r != "float32"))

@@ -162,7 +162,7 @@ class SearchTask:
             plan = searched.plan(member.genome)
             done = SEARCHED_SHARE + (1 - SEARCHED_SHARE) * n / len(members)
             shop.tell("search", f"{self.label} {plan.recipe}", done)
-            way = Way(plan.recipe, shop.runtime.name)
+            way = Way(plan.recipe, shop.target.name)
             records.append(_made(searched.network, way, self.training, (searched.graph(plan), plan)))
             files[member.genome] = records[-1].id
         result = searched.result
