@@ -40,22 +40,31 @@ def export(
     out: Out,
     data: Annotated[str | None, Parameter(help="Data that names the classes, where the model does not.")] = None,
     recipe: Annotated[str, Parameter(help="float32 or float16.")] = "float32",
+    plan: Annotated[
+        str,
+        Parameter(
+            help="Instead of a recipe: a plan's file, a *.reference.safetensors (graph and plan), an artifact that has "
+            "one beside it, or RUN:CANDIDATE."
+        ),
+    ] = "",
     runtime: RuntimeName = None,
     set_: Set = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
-    """Write a model as a runtime's file, in floating point."""
+    """Write a model as a runtime's file: in floating point, or under a plan that was found before."""
     from bitfront.verbs.making import export as write
 
-    given = shared.fill(model=model, runtime=runtime)
+    given = shared.fill(model=model, runtime=runtime, runs=None)
     made = write(
         required(given["model"], "MODEL"),
         out,
         data=data,
         recipe=recipe,
+        plan=plan,
         runtime=given["runtime"] or "",
         settings=knobs(set_, shared),
+        runs=given["runs"] or "runs",
         **model_options.fill(shared),
     )
     shared.notes(made.notes)
