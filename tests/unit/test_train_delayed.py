@@ -22,7 +22,7 @@ from bitfront.graph.builder import Builder
 from bitfront.graph.ir import Graph
 from bitfront.images import png
 from bitfront.quant import plan_files
-from bitfront.quant.formats import Affine, Float16, Qmn
+from bitfront.quant.formats import Affine, Binary, Float16, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.quant.recalibration import recalibrate
 from bitfront.quant.recipes import build
@@ -271,6 +271,8 @@ def test_kinds_bits_and_signs_stay(rng: np.random.Generator) -> None:
     assert (found.formats[activation].bits, found.formats[activation].signed) == (6, False)
     assert found.formats[graph.outputs[0]] == Float16()
     assert found.options["rounding"] == "half_up"
+    binary = Plan("p", {"w": Binary.of((2.0,))})
+    assert recalibrate(binary, graph, {}).formats == binary.formats
     with pytest.raises(DataError, match="'image' was not seen in calibration"):
         recalibrate(Plan("p", formats), graph, {})
 

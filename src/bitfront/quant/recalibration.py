@@ -12,7 +12,7 @@ import numpy as np
 
 from bitfront.errors import DataError
 from bitfront.graph.ir import Graph
-from bitfront.quant.formats import Affine, Format, Qmn
+from bitfront.quant.formats import Affine, Binary, Format, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import activation_format, moves_values, weight_scales
 from bitfront.stats import qmn
@@ -25,7 +25,7 @@ def recalibrate(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> Plan:
     """Return the plan with steps that fit a prepared graph's weights and the values that its tensors take.
 
     Kinds, bits and signs stay, and so does one scale or one per channel. Ranges are chosen by the plan's own ``rule``;
-    those of biases, and of weights with free scales, reach the largest value.
+    those of biases, and of weights with free scales, reach the largest value. Binary and float formats stay.
 
     Raises DataError when an activation with a format has no range.
     """
@@ -45,7 +45,7 @@ def _format(name: str, form: Format, plan: Plan, graph: Graph, ranges: Mapping[s
     rule = str(plan.options.get("rule", "mse"))
     kind = graph.tensors[name].kind
     values = graph.constants.get(name, ranges.get(name))
-    if not isinstance(form, Affine | Qmn):
+    if isinstance(form, Binary) or not isinstance(form, Affine | Qmn):
         return form
     if values is None:
         raise DataError(f"'{name}' was not seen in calibration", hint="give the data a train part")
@@ -72,7 +72,8 @@ def _layers(plan: Plan, graph: Graph, formats: Mapping[str, Format]) -> dict[str
     scales: dict[str, np.ndarray] = {}
     for node in graph.nodes:
         form = plan.formats.get(node.inputs[1]) if node.op in ("conv", "dense") else None
-        if isinstance(form, Affine) and not _shifts(form) and node.inputs[1] in graph.constants:
+        free = isinstance(form, Affine) and not isinstance(form, Binary) and not _shifts(form)
+        if free and node.inputs[1] in graph.constants:
             source = formats.get(node.inputs[0])
             new = weight_scales(graph, node, source if isinstance(source, Affine) else None, form.bits)
             scales[node.inputs[1]] = np.maximum(scales.get(node.inputs[1], 0.0), new)
