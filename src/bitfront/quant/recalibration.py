@@ -72,8 +72,9 @@ def _layers(plan: Plan, graph: Graph, formats: Mapping[str, Format]) -> dict[str
     scales: dict[str, np.ndarray] = {}
     for node in graph.nodes:
         form = plan.formats.get(node.inputs[1]) if node.op in ("conv", "dense") else None
-        free = isinstance(form, Affine) and not isinstance(form, Binary) and not _shifts(form)
-        if free and node.inputs[1] in graph.constants:
+        if not isinstance(form, Affine) or isinstance(form, Binary) or _shifts(form):
+            continue
+        if node.inputs[1] in graph.constants:
             source = formats.get(node.inputs[0])
             new = weight_scales(graph, node, source if isinstance(source, Affine) else None, form.bits)
             scales[node.inputs[1]] = np.maximum(scales.get(node.inputs[1], 0.0), new)
