@@ -20,7 +20,7 @@ from typing import Any
 
 from bitfront import report
 from bitfront.contracts import Device, Runtime, Task
-from bitfront.errors import BitfrontError, Interrupted, UsageError, unknown_name
+from bitfront.errors import BitfrontError, DeviceError, Interrupted, UsageError, unknown_name
 from bitfront.fitting.config import RETRAIN, BitSearch, Config
 from bitfront.fitting.crew import Crew, InProcess, Workers
 from bitfront.fitting.delivery import PICKS
@@ -39,6 +39,7 @@ from bitfront.fitting.space import (
     input_sizes,
 )
 from bitfront.fitting.stages import Work
+from bitfront.fitting.suites import SUITES
 from bitfront.record import Budget, from_json, to_json
 from bitfront.registry import load
 from bitfront.run import Run, project
@@ -48,7 +49,7 @@ from bitfront.tracking import FOLDER, Tracking, require, tracking
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import Opened, open_both
 
-__all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search"]
+__all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search", "suite"]
 
 Report = Callable[[Progress], None]
 DICE = 1.0
@@ -91,6 +92,7 @@ def fit(
     limit: int | None = None,
     track: Sequence[str] = (),
     pick: str = "knee",
+    suite: str = "",
     bits: BitSearch | None = None,
     workers: int | None = None,
     ray: str = "",
@@ -131,6 +133,7 @@ def fit(
         track: trackers by name that get parameters, curves and the front, below ``runs/tracking``.
         pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest``, ``best``, or a
             candidate's id (its first letters).
+        suite: measure everything there is of one network, see :func:`suite`.
         bits: search the bits of every tensor of the best networks, see :class:`bitfront.fitting.config.BitSearch`.
         workers: networks are trained and made into files in so many processes beside each other; a script that asks for
             them begins its work below ``if __name__ == "__main__":``. Their number changes no result.
@@ -158,7 +161,7 @@ def fit(
         runtime=runtime, runtimes=tuple(runtimes), device=device, objectives=tuple(objectives), effort=effort,
         stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
-        threads=threads, retrain=retrain, limit=limit, pick=pick, bits=bits or BitSearch(),
+        threads=threads, retrain=retrain, limit=limit, pick=pick, suite=suite, bits=bits or BitSearch(),
         track=tuple(track),
     )  # fmt: skip
     require(config.track)
@@ -218,6 +221,63 @@ def search(
     return fit(
         model, data, task=task, reader=reader, settings=fixed, weights=weights, preprocess=preprocess,
         bits=replace(bits, n_networks=1), **{**defaults, **options},
+    )  # fmt: skip
+
+
+def suite(
+    which: str,
+    model: str,
+    data: str,
+    *,
+    runtimes: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    device: str = "host",
+    settings: Mapping[str, Any] | None = None,
+    weights: Path | str | None = None,
+    **options: Any,
+) -> Run:
+    """Measure one network in every way there is: each recipe in each engine; thesis 002 is the suite ``ptq``.
+
+    The run's report has one table of everything, the planes of size, time, frames a second and score, pictures side by
+    side, and a sentence for every surprise. A network without weights is trained first.
+
+    Args:
+        which: of :data:`bitfront.fitting.suites.SUITES`.
+        model: catalogue name, checkpoint, ``.onnx`` file or ``package.module:factory``.
+        data: catalogue name, folder or data YAML.
+        runtimes: engines; by default all that the device runs and that are installed here.
+        recipes: recipes; by default all that the engines have.
+        device: where files are timed.
+        settings: knobs, e.g. ``{"resolution": (256, 256)}``.
+        weights: checkpoint for catalogue models and factories.
+        **options: further arguments of :func:`fit`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: wrong names or options.
+        DataError: data or model files that cannot be used.
+        DeviceError: no engine can be used here.
+        Interrupted: stopped by the user; the state is saved, and ``resume`` goes on.
+    """
+    if which not in SUITES:
+        raise unknown_name("suite", which, SUITES)
+    there: Device = load("device", device)
+    engines = list(runtimes) or [r for r in there.runtimes if not load("runtime", r)().missing()]
+    if not engines:
+        raise DeviceError(f"none of {', '.join(there.runtimes)} is installed here", hint="`bitfront doctor` says more")
+    offered = dict.fromkeys(recipe for engine in engines for recipe in load("runtime", engine).recipes)
+    opened = open_both(
+        model, data, task=options.get("task", ""), reader=options.get("reader", ""), settings=settings,
+        preprocess=options.get("preprocess", ""), weights=weights,
+    )  # fmt: skip
+    size = (opened.source.input.height, opened.source.input.width)
+    defaults = {"objectives": ("score", "latency", "size"), "effort": "single", "retrain": "auto"}
+    return fit(
+        model, data, settings={**(settings or {}), RESOLUTION: size}, weights=weights, device=device,
+        runtime=engines[0], runtimes=engines[1:], recipes=recipes or tuple(offered), suite=which,
+        **{**defaults, **options},
     )  # fmt: skip
 
 
@@ -322,6 +382,7 @@ def _open(config: Config) -> Request:
         ("effort", config.effort, EFFORTS),
         ("--retrain", config.retrain, RETRAIN),
         ("--pick", config.pick, PICKS),
+        ("suite", config.suite, ("", *SUITES)),
     ):
         if value not in known and not (known is PICKS and CANDIDATE.fullmatch(value)):
             raise unknown_name(what, value, known)

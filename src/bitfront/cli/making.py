@@ -25,12 +25,13 @@ from bitfront.cli.options import (
     whole,
 )
 from bitfront.cli.steps import Part, metrics_data
+from bitfront.cli.suites import Suite
 from bitfront.errors import VerificationError
 
 __all__ = ["agreement_line", "benchmark", "export", "made_data", "quantize", "unless_verified", "verify"]
 
 Out = Annotated[Path, Parameter(help="File to write; its manifest and its reference are written beside it.")]
-RuntimeName = Annotated[str | None, Parameter(help="Engine [default: onnxruntime].")]
+RuntimeName = Annotated[str | None, Parameter(help="Engine [default: the one that reads such files; onnxruntime].")]
 
 
 def export(
@@ -228,26 +229,33 @@ def verify(
 
 
 def benchmark(
-    first: Annotated[Path, Parameter(help="The baseline.")],
+    first: Annotated[str, Parameter(help="The baseline; of a suite MODEL.")],
     /,
-    *more: Annotated[Path, Parameter(help="Files to compare with it.")],
+    *more: Annotated[str, Parameter(help="Files to compare with it; of a suite DATA.")],
     time: Annotated[str, Parameter(help="How long to measure, warm-up not counted.")] = "10s",
     threads: Threads = None,
-    runtime: RuntimeName = None,
+    runtime: Annotated[
+        list[str] | None, Parameter(help="Engine [default: by the file; of a suite all]. Repeatable.", negative=())
+    ] = None,
     seed: Seed = None,
     dry_run: DryRun = False,
+    suite: Suite = Suite(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
     """Time files against each other on this machine, in turns; ratios are to the first.
 
-    A ratio closer to 1 than the noise floor means no difference.
+    A ratio closer to 1 than the noise floor means no difference. With --suite MODEL is measured on DATA in every way
+    there is: each recipe in each engine, size, score, time and memory.
     """
     from bitfront.measure.timing import difference
     from bitfront.record import to_json
     from bitfront.verbs.checking import benchmark as run
 
-    given = shared.fill(threads=threads, runtime=runtime, seed=seed)
-    seconds, places = units.seconds(time, "--time"), [first, *more]
+    if suite.suite is not None:
+        return suite.run(first, more, shared, threads=threads, runtimes=runtime, seed=seed, dry_run=dry_run)
+    suite.refuse()
+    given = shared.fill(threads=threads, runtime=runtime[0] if runtime else None, seed=seed)
+    seconds, places = units.seconds(time, "--time"), [Path(place) for place in (first, *more)]
     if dry_run:
         plan = {"artifacts": [str(p) for p in places], "seconds": seconds}
         return Answer({"plan": plan, "evaluations": len(places)}, [f"{len(places)} files, about {seconds:g} s"])

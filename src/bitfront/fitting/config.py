@@ -78,5 +78,7 @@ class Config:
     track: Sequence[str] = ()
     """Trackers that get curves, parameters and the front."""
     bits: BitSearch = field(default_factory=BitSearch)
+    suite: str = ""
+    """Name of :data:`bitfront.fitting.suites.SUITES`: everything is measured, what loses too; empty: none."""
     pick: str = "knee"
     """Rule of :data:`bitfront.fitting.delivery.PICKS` by which a member of the front is recommended."""

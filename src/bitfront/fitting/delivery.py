@@ -32,6 +32,7 @@ __all__ = [
     "deliver",
     "drop",
     "pick_names",
+    "picks",
     "twins",
     "with_latency",
 ]
@@ -186,12 +187,21 @@ def pick_names(members: Sequence[Record], met: bool, pick: str = "knee") -> list
     titles: dict[str, str] = {}
     if members:
         titles[members[0].id] = (pick if pick in PICKS else "picked") if met or pick not in PICKS else "nearest_miss"
-    for title, key in PICKS.items():
-        ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
-        if ranked:
-            titles.setdefault(ranked[0][1], title)
+    for title, record in picks(members).items():
+        titles.setdefault(record.id, title)
     varied = _varied(members)
     return [f"{n:02d}_{titles.get(r.id) or _slug(r, varied)}" for n, r in enumerate(members, 1)]
+
+
+def picks(members: Sequence[Record]) -> dict[str, Record]:
+    """Return name of a rule -> the member that has least of what it looks at; each member once, by its first rule."""
+    found: dict[str, Record] = {}
+    for title, key in PICKS.items():
+        ranked = sorted((value, r.id) for r in members if (value := key(r)) is not None)
+        best = next((r for r in members if ranked and r.id == ranked[0][1]), None)
+        if best is not None and best.id not in {r.id for r in found.values()}:
+            found[title] = best
+    return found
 
 
 def _varied(members: Sequence[Record]) -> list[str]:

@@ -12,14 +12,16 @@ from typing import Any
 from bitfront import __version__, batches
 from bitfront.contracts import Metrics
 from bitfront.errors import BitfrontError
-from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, twins, with_latency
+from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, picks, twins, with_latency
 from bitfront.fitting.exploring import Explorer, Found, Request
 from bitfront.fitting.previews import rivals, write_previews
 from bitfront.fitting.searching import usual_evaluations, worth_searching
 from bitfront.fitting.space import Architecture
+from bitfront.fitting.suites import SUITES, surprises
 from bitfront.fitting.tasks import SearchTask, reason
 from bitfront.fitting.training import Training, threads_for
 from bitfront.measure import memory, timing
+from bitfront.measure.profile import OperatorTime, explain
 from bitfront.measure.system import system
 from bitfront.record import Measurement, Record, from_json
 from bitfront.report.searches import plan_labels, read_searches
@@ -104,6 +106,8 @@ class Work(Explorer):
     def time(self, records: Sequence[Record]) -> list[Record]:
         """Drop what loses its score, time the rest together, drop what loses time."""
         budget = self.config.budget
+        if self.config.suite:
+            return self._suite(records)
         records = drop(records, budget)
         wants_time = any(o.name == "latency" for o in self.request.objectives) or budget.max_latency_ms is not None
         if wants_time:
@@ -114,6 +118,42 @@ class Work(Explorer):
         for record in records:
             self._record(record)
         return records
+
+    def _suite(self, records: Sequence[Record]) -> list[Record]:
+        """Measure every file there is, and say what one would not expect."""
+        whole = [r for r in records if r.artifact is not None]
+        measured = with_latency(whole, self._measure(whole))
+        known = {r.id: replace(r, ram_bytes=self._ram(r)) for r in measured}
+        records = drop([known.get(r.id, r) for r in records], self.config.budget)
+        for record in records:
+            self._record(record)
+        said = surprises(records, self._explained)
+        self.db.put("suite", {"name": self.config.suite, "title": SUITES[self.config.suite], "surprises": said})
+        return records
+
+    def _explained(self, record: Record, base: Record) -> str:
+        """Where the time of a file goes that is slower than another, as far as its engine tells."""
+
+        def times(of: Record) -> list[OperatorTime]:
+            assert of.artifact is not None
+            engine, path = self.shop.engine(of.artifact.runtime), self.db.folder / of.artifact.path
+            image = next(batches.evaluation(self.shop.parts["val"], of.artifact.input, 1))[0].images
+            ask = getattr(engine, "profile", None)
+            return list(ask(path, image, self.config.threads)) if ask is not None else []
+
+        def compute() -> str:
+            self.clock.tell("profile", record.candidate.label)
+            try:
+                own, other = times(record), times(base)
+                if own and sum(t.ms for t in own) <= sum(t.ms for t in other):
+                    return "its operators, timed one by one, do not show where"
+                return explain(own, other, record.candidate.recipe, base.candidate.recipe)
+            except BitfrontError as error:
+                return str(error)
+
+        assert record.artifact is not None
+        inputs = [record.artifact.sha256, self.config.threads, self._versions([record])]
+        return str(self.db.cached("profile", inputs, compute))
 
     def _measure(self, records: Sequence[Record]) -> dict[str, Measurement]:
         if not records:
@@ -233,4 +273,12 @@ class Work(Explorer):
         twin = twins(records).get(shown.id, shown)
         places = (self.db.folder, self.shop.engine, self.request.opened, self.shop.parts["val"])
         names = plan_labels(read_searches(self.db.get("searches")))
-        write_previews(*places, shown=shown, twin=twin, others=rivals(shown, records), names=names)
+        if self.config.suite:
+            others = [r for r in records if r.artifact is not None and r.id not in (shown.id, twin.id)]
+            names |= {r.id: f"{r.candidate.recipe} {r.candidate.runtime}" for r in others}
+        else:
+            picked = picks([r for r in members if r.id not in (shown.id, twin.id)])
+            chosen = {r.id for r in picked.values()}
+            others = [*(r for r in rivals(shown, records) if r.id not in chosen), *picked.values()]
+            names |= {r.id: f"{name}: {r.candidate.named(('resolution',))}" for name, r in picked.items()}
+        write_previews(*places, shown=shown, twin=twin, others=others, names=names)

@@ -17,7 +17,17 @@ from bitfront.run import yaml
 if TYPE_CHECKING:
     from bitfront.run import Run
 
-__all__ = ["Curve", "Preview", "ReportData", "from_run", "latency_ms", "recipe_of", "score_of", "shown_metrics"]
+__all__ = [
+    "Curve",
+    "Preview",
+    "ReportData",
+    "Suite",
+    "from_run",
+    "latency_ms",
+    "recipe_of",
+    "score_of",
+    "shown_metrics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,16 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class Suite:
+    """A run that measured everything there is of one network."""
+
+    name: str
+    title: str = ""
+    surprises: tuple[str, ...] = ()
+    """What one would not expect, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything that the report shows; all tables, plots and pages are functions of this value."""
 
@@ -61,6 +81,7 @@ class ReportData:
     previews: tuple[Preview, ...] = ()
     searches: tuple[Search, ...] = ()
     """The bit searches of the run."""
+    suite: Suite | None = None
     stages: tuple[StageResult, ...] = ()
     """What each stage of the exploration tried."""
     health: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +186,7 @@ def from_run(run: Run) -> ReportData:
         curves=tuple(_curve(training) for training in run.trainings().values()),
         previews=_previews(run.path / "previews"),
         searches=read_searches(run.value("searches")),
+        suite=_suite(run.value("suite")),
         stages=read_stages(run.value("stages"), config.get("model", ""), Path(config.get("data", "")).name),
         health=run.health,
         environment=run.environment,
@@ -208,3 +230,12 @@ def _previews(folder: Path) -> tuple[Preview, ...]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()  # pictures are a convenience; a damaged list costs no report
+
+
+def _suite(value: Any) -> Suite | None:
+    """Read the value ``suite`` of a run; ``None`` where it is none."""
+    if not isinstance(value, Mapping) or not value.get("name"):
+        return None
+    said = value.get("surprises")
+    texts = tuple(str(text)[:1000] for text in said) if isinstance(said, (list, tuple)) else ()
+    return Suite(str(value["name"])[:40], str(value.get("title") or "")[:200], texts)

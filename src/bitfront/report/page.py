@@ -24,6 +24,7 @@ from bitfront.report.search_files import search_files, stats_files
 from bitfront.report.search_view import search_charts, search_views
 from bitfront.report.searches import stats_of
 from bitfront.report.stage_view import stage_files
+from bitfront.report.suite_view import suite_files
 from bitfront.report.view import page_view, visible
 from bitfront.store import atomic_write, io_errors
 
@@ -47,7 +48,7 @@ def write(run: Run | ReportData, folder: Path | None = None) -> Path:
     target = data.path if folder is None else folder
     with io_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-    _write_all(target, {**plots.draw(data), **stage_files(data.stages, data.metric)})
+    _write_all(target, {**plots.draw(data), **stage_files(data.stages, data.metric), **suite_files(data)})
     if data.searches:
         _write_all(target / "bits", search_files(data.searches, data.names, data.metric))
     for record in data.front:

@@ -28,6 +28,7 @@ from bitfront.report.series import (
     progress,
 )
 from bitfront.report.stage_view import stage_chart, stage_views
+from bitfront.report.suite_view import suite_view
 
 __all__ = ["MAX_CANDIDATES", "page_view", "visible"]
 
@@ -53,6 +54,7 @@ def page_view(data: ReportData) -> dict[str, Any]:
         "definitions": _definitions(data),
         "previews": preview_views(data.previews),
         "recipes": tables.plain(tables.recipes(data)),
+        "suite": suite_view(data),
         "stages": stage_views(data.stages, data.metric),
         "searches": search_views(data.searches, data.names, data.metric),
         "n_searches_left_out": max(0, len(data.searches) - MAX_SEARCHES),
