@@ -208,6 +208,7 @@ def test_files_are_trained_in_float_first_too(made: tuple[Any, list[Any]], data:
         ({"freeze_ranges": 0.5}, "they are not learned"),
         ({"learn_ranges": 0.5, "freeze_ranges": 0.5}, "learned from 0.5 on"),
         ({"learn_ranges": 0.5, "freeze_ranges": 1.5}, "freeze_ranges is 1.5"),
+        ({"live_norm": 0.0}, "live_norm is 0.0"),
         ({"class_weights": (1.0,)}, "class weights 1 do not fit the 2 classes"),
         ({"class_weights": (1.0, -1.0)}, "class weights 1, -1 do not fit"),
         ({"class_weights": "mean"}, "mean"),
@@ -345,24 +346,18 @@ def test_the_command(call: Any, data: str) -> None:
     assert code == 0
     assert (planned["plan"]["epochs"], planned["plan"]["float_epochs"]) == (30, 24)
     assert not Path("q.onnx").exists()
-    options = (
-        "--delay",
-        "2",
-        "--epochs",
-        "3",
-        "--class-weights",
-        "median",
-        "--learn-ranges",
-        "0",
-        "--freeze-ranges",
-        "1",
-    )
+    counts = {"--delay": 2, "--epochs": 3, "--class-weights": "median"}
+    shares = {"--learn-ranges": 0, "--freeze-ranges": 1, "--live-norm": 0.5}
+    options = [token for pair in {**counts, **shares}.items() for token in pair]
     code, done, err = call(*common, *options)
     assert code == 0, err
     assert [e["index"] for e in done["float_training"]["epochs"]] == [0, 1]
     assert [e["index"] for e in done["epochs"]] == [2]
     assert done["verified"] is True
     assert plan_files.load(Path(done["plan"])).formats
+    trained = json.loads(Path("q.manifest.json").read_text())["trained"]
+    assert [trained[name] for name in ("delay", "learn_ranges", "freeze_ranges", "live_norm")] == [2, 0.0, 1.0, 0.5]
+    assert trained["class_weights"][0] < 1 < trained["class_weights"][1]
 
 
 @pytest.mark.parametrize(
@@ -377,5 +372,7 @@ def test_what_the_command_refuses(call: Any, data: str, options: tuple[str, ...]
     code, done, _ = call("tiny", data, "--out", "q.onnx", "--recipe", "int8", *options)
     assert code == 2
     assert words in done["error"]["message"]
-    code, done, _ = call("tiny", data, "--out", "q.safetensors", "--delay", "2")
-    assert "--delay belongs to --plan" in done["error"]["message"]
+    for option in ("--delay", "--freeze-ranges", "--live-norm"):
+        code, done, _ = call("tiny", data, "--out", "q.safetensors", option, "1")
+        assert code == 2
+        assert f"{option} belongs to --plan" in done["error"]["message"]
