@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -378,6 +379,7 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _open(config: Config) -> Request:
     """Open all that a configuration names, before anything is written. Raises UsageError, DataError, DeviceError."""
+    started = time.monotonic()
     for what, value, known in (
         ("effort", config.effort, EFFORTS),
         ("--retrain", config.retrain, RETRAIN),
@@ -436,13 +438,13 @@ def _open(config: Config) -> Request:
     stages = choose_stages(config.stages or (() if space else effort.stages))
     if not stages:
         found = architectures(opened.source, native, effort, space)
-        return Request(config, opened, runtimes, device, objectives, found, ways, _reopen)
+        return Request(config, opened, runtimes, device, objectives, found, ways, _reopen, started=started)
     sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
     knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
     free = {k: v for k, v in knobs.items() if k not in config.settings}
     ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
     opened = replace(opened, source=replace(opened.source, knobs=free))
-    return Request(config, opened, runtimes, device, objectives, (), ways, _reopen, stages, ordered)
+    return Request(config, opened, runtimes, device, objectives, (), ways, _reopen, stages, ordered, started)
 
 
 def _reopen(config: Config) -> tuple[Opened, Sequence[Runtime]]:

@@ -62,6 +62,8 @@ class Request:
     stages: Sequence[Stage] = ()
     sizes: Sequence[tuple[int, int]] = ()
     """Input sizes that stages choose from, the largest first."""
+    started: float = field(default_factory=time.monotonic)
+    """When opening began: it belongs to the time that a run takes."""
 
     def jobs(self, stage: Stage | None = None, known: Sequence[Explored] = ()) -> list[Job]:
         """Return the networks of the space, or those that a stage adds to what is known, in the order of work."""
@@ -99,7 +101,7 @@ class Explorer:
         self.db, self.request, self.config = db, request, request.config
         self.clock = Clock(self._seen)
         self.report = report
-        self.start = self.noted = time.monotonic()
+        self.start, self.noted = request.started, time.monotonic()
         self.recorded: set[str] = set()
         self.spent_before = float(db.get("seconds", 0.0))
         self.clock.tell("scan", f"looking at the data of {request.opened.info.name}")
@@ -206,9 +208,15 @@ class Explorer:
         for architecture, training in trained:
             record = floats.get(content_id(architecture.knobs))
             if record is not None and record.val is not None:
-                own = training is not None or not (stage and stage.retrain)
+                own = training is not None or not (stage and stage.retrain) or self._is_native(architecture)
                 cost = (float(record.macs or 0), float(record.parameters or 0))
                 found.known.append(Explored(architecture, record.val.value, *cost, stage.name if stage else "", own))
+
+    def _is_native(self, architecture: Architecture) -> bool:
+        """Whether weights were given for a network, and trained at its size."""
+        source = self.request.opened.source
+        given = source.weights_for(architecture.options, architecture.size)
+        return given is not None and source.trained_size(given) == architecture.size
 
     # --- plan and train ----------------------------------------------------------------------------------------------
     def forecast(self, jobs: Sequence[Job], limit_s: float | None, n_stages: int = 1) -> Forecast:
