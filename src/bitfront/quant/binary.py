@@ -94,7 +94,7 @@ def binarize(graph: Graph, mode: str, edges: str = "") -> tuple[Graph, Plan]:
     if not chosen:
         raise UsageError(f"the network has no layer between its first and its last, and these are {edges}")
     formats: dict[str, Format] = {n.inputs[1]: _scaled(graph, n) for n in chosen}
-    latent = {name: _latent(graph.constants[name]) for name in formats}
+    latent = {name: _latent(graph.constants[name], MODES[mode].stochastic) for name in formats}
     if edges == "int8":
         formats |= {n.inputs[1]: _eight_bits(graph, n) for n in layers if n.name in outer}
     made = graph.with_constants(latent)
@@ -110,10 +110,11 @@ def packed_bytes(graph: Graph, plan: Plan) -> int:
     return weight_bytes(graph, plan) + sum(4 * len(form.scale) for form in forms if isinstance(form, Binary))
 
 
-def _latent(weight: np.ndarray) -> np.ndarray:
-    """Weights within [-1, 1], their signs kept."""
-    top = np.abs(weight).max(initial=0)
-    return (weight / top if top > 0 else weight).astype(np.float32)
+def _latent(weight: np.ndarray, stochastic: bool) -> np.ndarray:
+    """Weights within [-1, 1], their signs kept; where signs are drawn, a mean weight has the odds 3 to 1 for its own."""
+    size = np.abs(weight)
+    top = 2 * size.mean() if stochastic else size.max(initial=0)
+    return np.clip(weight / top if top > 0 else weight, -1, 1).astype(np.float32)
 
 
 def _scaled(graph: Graph, node: Node) -> Binary:
