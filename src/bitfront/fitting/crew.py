@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 N_TRIES = 3
 """Workers that a task may cost."""
-PATIENCE_S = 5.0
-"""Wall time that a worker gets to end when asked to."""
 
 
 class Crew(Protocol):
@@ -107,7 +105,7 @@ class Workers:
     def rest(self) -> None:
         """End all workers until there is work again."""
         for hand in self._hands:
-            hand.process.terminate()
+            hand.process.kill()  # what they write is whole at every moment
         for hand in self._hands:
             hand.end()
         self._hands.clear()
@@ -207,10 +205,7 @@ class _Hand:
             self.connection.send(task)
 
     def end(self) -> None:
-        self.process.join(PATIENCE_S)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self.process.join()
         self.connection.close()
 
 
