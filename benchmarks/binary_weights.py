@@ -1,12 +1,13 @@
 """Weights of one bit: what is left of accuracy and size, on MNIST's digits, scikit-learn's digits and packages.
 
-    python benchmarks/binary_weights.py --mnist ../shared/data/mnist --packages ../shared/data/packages --work runs/bin
+    python benchmarks/binary_weights.py --mnist ../shared/data/mnist --packages ../shared/data/packages
+        --work runs/binary --weights ../shared/models/fastscnn_packages/fastscnn_a0.25t6r3pp1.safetensors
 
-Each network is trained in float, then a few epochs with the signs of its weights, in every way there is
-(``bitfront train --recipe bwn`` and the like). The MNIST CNN has two layers only, and both are binary; of Fast-SCNN the
-first and the last layer stay float. Scores are of verified files in ONNX Runtime. Bytes: all constants packed, eight
-one-bit weights a byte and a float scale of each output channel; and the file, where ONNX takes two bits a sign. val
-also chooses the epoch. One seed. Checkpoints and rows in --work are used again.
+Each network is trained in float (on packages from a published checkpoint), then a few epochs with the signs of its
+weights, in every way there is (``bitfront train --recipe bwn`` and the like). The MNIST CNN has two layers only, and
+both are binary; of Fast-SCNN the first and the last layer stay float. Scores are of verified files in ONNX Runtime.
+Bytes: all constants packed, eight one-bit weights a byte and a float scale of each output channel; and the file, where
+ONNX takes two bits a sign. val also chooses the epoch. One seed. Checkpoints and rows in --work are used again.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ CASES = {
     "packages": (
         "fast_scnn",
         {"width": 0.25, "resolution": (128, 128)},
-        replace(FLOAT, epochs=12, batch_size=8, rate=5e-3, schedule="cosine"),
-        replace(UNDER, epochs=8, batch_size=8, rate=5e-3),
+        replace(FLOAT, epochs=4, batch_size=8, rate=2e-3, schedule="cosine"),
+        replace(UNDER, epochs=4, batch_size=8, rate=5e-3),
     ),
 }
 """Data -> network, its settings, the training in float and the one with signs."""
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", required=True)
     parser.add_argument("--packages", required=True)
+    parser.add_argument("--weights", type=Path, help="checkpoint that the network for packages starts from")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and files")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--only", nargs="*", default=list(CASES))
@@ -77,7 +79,8 @@ def trained(args, name: str, data: str) -> Path:
     model, settings, options, _ = CASES[name]
     network = args.work / f"{name}.safetensors"
     if not network.is_file():
-        bitfront.train(model, data, network, options=options, settings=settings)
+        weights = args.weights if name == "packages" else None
+        bitfront.train(model, data, network, options=options, settings=settings, weights=weights)
     return network
 
 

@@ -111,7 +111,7 @@ def packed_bytes(graph: Graph, plan: Plan) -> int:
 
 
 def _latent(weight: np.ndarray, stochastic: bool) -> np.ndarray:
-    """Weights within [-1, 1], their signs kept; where signs are drawn, a mean weight has the odds 3 to 1 for its own."""
+    """Weights within [-1, 1], their signs kept; where signs are drawn, a mean weight keeps its own at odds 3 to 1."""
     size = np.abs(weight)
     top = 2 * size.mean() if stochastic else size.max(initial=0)
     return np.clip(weight / top if top > 0 else weight, -1, 1).astype(np.float32)
