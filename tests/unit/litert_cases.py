@@ -38,9 +38,7 @@ def one(op: str, **attributes: Any) -> Graph:
     return b.build([b.node(op, "out", [x], **attributes)])
 
 
-def _conv(
-    b: Builder, rng: np.random.Generator, x: str, name: str, oc: int, k: int, **more: Any
-) -> str:
+def _conv(b: Builder, rng: np.random.Generator, x: str, name: str, oc: int, k: int, **more: Any) -> str:
     weight = b.constant(f"{name}.w", rng.normal(0, 0.3, (oc, b.shape(x)[1], k, k)), "weight")
     bias = b.constant(f"{name}.b", rng.normal(0, 0.1, oc), "bias")
     return b.node("conv", name, [x, weight, bias], **{"clip": None, "groups": 1, **PLAIN, **more})

@@ -47,7 +47,7 @@ class Config(BaseModel):
     weights: str | None = Field(None, description="checkpoint, or a folder of them, to start from")
     reader: str | None = Field(None, description="how to read the data folder, when it is not recognised")
     task: str | None = Field(None, description="what is asked of the network")
-    preprocess: str | None = Field(None, description="input normalization of a foreign .onnx file")
+    preprocess: str | None = Field(None, description="input normalization of a foreign .onnx or .tflite file")
     part: str | None = Field(None, description="train, val or test")
     score: str | None = Field(None, description="the metric that drives the search")
     max_latency: Quantity | None = Field(None, description="limit of one image's median latency")

@@ -36,7 +36,7 @@ __all__ = [
 
 ModelText = Annotated[
     str | None,
-    Parameter(help="Catalogue name, checkpoint (.safetensors), .onnx file or package.module:factory."),
+    Parameter(help="Catalogue name, checkpoint (.safetensors), .onnx or .tflite file, or package.module:factory."),
 ]
 DataText = Annotated[str | None, Parameter(help="Catalogue name, folder or data YAML.")]
 Set = Annotated[

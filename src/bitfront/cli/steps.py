@@ -75,8 +75,8 @@ def evaluate(
 ) -> Answer:
     """Score a model on labelled images.
 
-    Torch networks run in torch, .onnx files in ONNX Runtime. Without --part the test part is scored if there is one,
-    else val, else train.
+    Torch networks run in torch, .onnx files in ONNX Runtime, .tflite files in LiteRT. Without --part the test part is
+    scored if there is one, else val, else train.
     """
     from bitfront.verbs.scoring import evaluate as score_model
 

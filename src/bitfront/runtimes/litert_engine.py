@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitfront.errors import DataError, DeviceError, one_line
 
-__all__ = ["BUILTIN", "XNNPACK", "Engine", "engine", "start"]
+__all__ = ["BUILTIN", "XNNPACK", "Engine", "engine", "operators", "reason", "start"]
 
 XNNPACK, BUILTIN = "XNNPACK", "built-in kernels"
 log = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def reason(error: Exception) -> str:
     return one_line(str(error))[:200]
 
 
-def delegated(opened: Engine) -> Mapping[str, int]:
-    """Return kind of operator -> how many of them the interpreter runs, XNNPACK's parts under ``DELEGATE``."""
+def operators(opened: Engine) -> Mapping[str, int]:
+    """Return kind of operator -> how many the file holds, and under ``DELEGATE`` the parts that XNNPACK took."""
     found: dict[str, int] = {}
     for detail in opened.interpreter._get_ops_details():
         found[detail["op_name"]] = found.get(detail["op_name"], 0) + 1

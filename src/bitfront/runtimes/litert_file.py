@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.contracts import InputContract, OutputContract
-from bitfront.errors import DataError
+from bitfront.errors import DataError, one_line
 from bitfront.record import SCHEMA, from_json, to_json
 from bitfront.runtimes.litert_model import IDENTIFIER, schema
 
@@ -144,7 +144,8 @@ def read(path: Path) -> Model:
     try:
         model = _parsed(data)
     except (ValueError, IndexError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
-        raise DataError(f"'{path}' is not a TFLite model or is damaged: {error}", hint="export it again") from error
+        why = one_line(str(error))[:120]
+        raise DataError(f"'{path}' is not a TFLite model or is damaged: {why}", hint="export it again") from error
     if model.facts is None:
         return model
     if not _is_whole(data):

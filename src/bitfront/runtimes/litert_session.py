@@ -77,6 +77,10 @@ class LiteRtSession:
             for (name, is_shifted), column in zip(shown.values(), columns, strict=True)
         }
 
+    def operators(self) -> Mapping[str, int]:
+        """Kind of operator -> how many of them there are, and under ``DELEGATE`` the parts that XNNPACK took."""
+        return litert_engine.operators(self._engine) if self._engine is not None else {}
+
     def looseness(self, graph: Graph, plan: Plan, node: Node) -> str:
         """Why the kernels may round a layer otherwise than the reference; empty when they may not."""
         return litert_exactness.looseness(graph, plan, node, self.kernels)
@@ -106,13 +110,15 @@ class LiteRtSession:
 
     def _encode(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Bring images to the dtype and layout of the file's input."""
-        feeds: NDArray[Any] = images.transpose(0, 2, 3, 1) if self._nhwc else images
+        feeds: NDArray[Any] = images
         facts = self._model.tensors[self._model.inputs[0]]
         if np.dtype(self._dtype).kind in "iu" and len(facts.scale):
             limits = np.iinfo(self._dtype)
-            steps = np.rint(feeds / np.float32(facts.scale[0])) + int(facts.zero_point[0])
-            feeds = np.clip(steps, limits.min, limits.max)
-        return np.ascontiguousarray(feeds, self._dtype)
+            steps = np.divide(images, np.float32(facts.scale[0]), dtype=np.float32)
+            np.rint(steps, out=steps)
+            steps += np.float32(facts.zero_point[0])
+            feeds = np.clip(steps, limits.min, limits.max, out=steps).astype(self._dtype)
+        return np.ascontiguousarray(feeds.transpose(0, 2, 3, 1) if self._nhwc else feeds, self._dtype)
 
     def _value(self, codes: NDArray[Any], place: int) -> NDArray[Any]:
         """Return what the first output stands for; class indices stay what they are."""

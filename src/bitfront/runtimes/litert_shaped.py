@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 RESIZE_RATIO = 1.9
 """A map is resized in its own codes, and these brought to another format, where that costs less than two codes: an
 input code of up to so many output codes."""
+MAX_ONES = 1 << 14
+"""Bytes of a kernel of ones, at most."""
 _CORNERS = {"align_corners": (True, False), "half_pixel": (False, True), "asymmetric": (False, False)}
 """Coordinates -> ``alignCorners`` and ``halfPixelCenters``."""
 
@@ -217,6 +220,9 @@ class ShapedWriter(TensorWriter):
             self._mean(node, (2, 3), True)
             return
         x, y = self.form(node.inputs[0]), self.form(node.output)
+        if x is not None and y is not None and self._is_sum(node):
+            self._summed(node, x)
+            return
         if x is not None and x == y:
             zero = float(x.zero_point[0])
             source = self.held(node.inputs[0])
@@ -224,6 +230,40 @@ class ShapedWriter(TensorWriter):
             return
         source = self.value(node.inputs[0])
         self.compute_float(node, lambda out, _: self._pool(node, "AVERAGE_POOL_2D", source, out, None, 0.0))
+
+    def _is_sum(self, node: Node) -> bool:
+        """Whether a pool on 8-bit codes is written as a depthwise convolution with ones.
+
+        XNNPACK has no average of codes, but such a sum, between any two formats and exactly.
+        """
+        counts_all = not any(node["pads"]) or bool(node["count_include_pad"])
+        channels = self.graph.tensors[node.output].shape[1]
+        narrow = self.width(node.inputs[0]) == self.width(node.output) == 8
+        return narrow and counts_all and math.prod(node["kernel"]) * channels <= MAX_ONES
+
+    def _summed(self, node: Node, x: Affine) -> None:
+        n, channels = math.prod(node["kernel"]), self.graph.tensors[node.output].shape[1]
+        scale = float(np.float32(1 / n))
+        ones = self.model.tensor(
+            "", (1, *node["kernel"], channels), "INT8",
+            data=np.ones((1, *node["kernel"], channels), np.int8), scale=[scale] * channels,
+            zero_point=[0] * channels, axis=3,
+        )  # fmt: skip
+        product = float(np.float32(x.scale[0]) * np.float32(scale))
+        none = self.model.tensor(
+            "", (channels,), "INT32", data=np.zeros(channels, np.int32), scale=[product] * channels,
+            zero_point=[0] * channels,
+        )  # fmt: skip
+        source, padding = self.held(node.inputs[0]), VALID
+        if any(node["pads"]):
+            source = self.padded(source, node.inputs[0], node["pads"], x, float(x.zero_point[0]))
+        self.compute(
+            node,
+            lambda out, _: self.emit(
+                "DEPTHWISE_CONV_2D", [source, ones, none], out, "DepthwiseConv2DOptions", padding=padding,
+                strideH=node["strides"][0], strideW=node["strides"][1], depthMultiplier=1,
+            ),
+        )  # fmt: skip
 
     def _add_global_average_pool(self, node: Node) -> None:
         self._mean(node, (2, 3), True)

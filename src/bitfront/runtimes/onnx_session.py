@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bitfront.contracts import InputContract
 from bitfront.errors import DataError, DeviceError, one_line
 from bitfront.graph.ir import Graph
+from bitfront.images import require_values
 from bitfront.quant.plan import Plan
 from bitfront.runtimes import onnx_file
 
@@ -58,7 +59,7 @@ class OnnxSession:
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Run normalized float32 ``(b, c, h, w)`` images; returns the first output as the file has it.
 
-        Raises DataError when the images do not fit the file.
+        Raises DataError when the images do not fit the file, or are no values but pixels.
         """
         return self._run(self._engine, images, [self._output])[0]
 
@@ -97,6 +98,7 @@ class OnnxSession:
     def _run(self, opened: Any, images: NDArray[np.float32], names: Sequence[str]) -> list[NDArray[Any]]:
         if opened is None:
             raise DataError(f"'{self.path}' is closed", hint="open it again")
+        require_values(images, str(self.path))
         size = self._batch or len(images)
         feeds = self._encode(images)
         parts = [_infer(opened, names, self._feed, feeds[i : i + size], self.path) for i in range(0, len(feeds), size)]

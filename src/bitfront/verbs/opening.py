@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bitfront.contracts import DataInfo, Dataset, Part, Session, Task
 from bitfront.errors import DataError, UsageError
+from bitfront.images import require_values
 from bitfront.registry import load, names, runtime_of
 from bitfront.scan import scan
 from bitfront.sources import Source, open_data, open_model
@@ -204,6 +205,7 @@ class TorchSession:
 
         if self._module is None:
             raise DataError("the session is closed", hint="open it again")
+        require_values(images, "the network")
         with torch.inference_mode():
             outputs: NDArray[Any] = self._module(torch.from_numpy(images)).float().numpy()
         return outputs
