@@ -103,6 +103,9 @@ def test_weights_are_binary_between_the_edges(rng: np.random.Generator) -> None:
     assert np.abs(latent).max() == 1
     assert np.array_equal(np.sign(latent), np.sign(graph.constants["inner.w"]))
     assert np.array_equal(made.constants["first.w"], graph.constants["first.w"])
+    drawn = binarize(graph, "binary_connect_stochastic")[0].constants["inner.w"]
+    assert np.abs(drawn).max() == 1
+    assert 0.4 < np.abs(drawn).mean() <= 0.5, "odds of about 3 to 1"
     eight = binarize(graph, "bwn", "int8")[1].formats
     assert {n: f.bits for n, f in eight.items()} == {
         "inner.w": 1,
@@ -145,6 +148,8 @@ def test_what_cannot_be_binary_is_refused(rng: np.random.Generator) -> None:
     none = b.build([b.node("sigmoid", "s", [b.input("x", (1, 3))])])
     with pytest.raises(UsageError, match="no layers with weights"):
         binarize(none, "bwn")
+    with pytest.raises(UsageError, match="no live batch normalization"):
+        GraphModule(*binarize(graph, "bwn"), freeze_norm_after=3)
     with pytest.raises(UsageError, match="does not say how it is trained"):
         GraphModule(one, Plan("x", {"w": Binary.of((1.0, 1.0), 0)}))
 

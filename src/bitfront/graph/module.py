@@ -70,6 +70,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         if plan.options.get("dynamic"):
             raise UsageError("a dynamic plan has no ranges to train under", hint="calibrate a static plan")
         check(graph, plan)
+        if mode_of(plan) is not None and freeze_norm_after is not None:
+            raise UsageError("binary weights have no live batch normalization", hint="leave --live-norm out")
         self.source, self.source_plan = graph, plan
         self.rule = fixed_point.rounding_of(plan)
         self.learn_ranges_after, self.freeze_ranges_after = learn_ranges_after, freeze_ranges_after
