@@ -454,8 +454,8 @@ def test_epochs_follow_the_size_of_the_data() -> None:
     assert [usual_epochs(Config(), n) for n in (10, 400, 100_000)] == [100, 20, 6]
     assert usual_epochs(Config(effort="intermediate"), 400) == 40
     assert usual_epochs(Config(epochs=3), 400) == 3
-    options = train_options(Config(), 5, 40, fine=True)
-    assert (options.batch_size, options.validate_every, options.rate) == (5, 5, 2e-3)
+    options = train_options(Config(), 5, 40)
+    assert (options.batch_size, options.validate_every, options.rate) == (5, 5, 5e-3)
 
 
 def test_small_steps_take_one_thread_whatever_the_machine() -> None:

@@ -25,7 +25,8 @@ FINE_SHARE = 0.4
 from ``NEAR`` on."""
 NEAR = math.log(4)
 N_VALIDATIONS = 8
-RATE, FINE_RATE = 5e-3, 2e-3
+RATE = 5e-3
+"""First learning rate, also from weights: at another size than theirs 2e-3 costs two points (packages, 20 epochs)."""
 BATCH_SIZE = 8
 
 
@@ -111,14 +112,14 @@ def usual_epochs(config: Config, n_train: int) -> int:
     return config.epochs or int(np.clip(round(seen / max(n_train, 1)), MIN_EPOCHS, MAX_EPOCHS))
 
 
-def train_options(config: Config, n_train: int, epochs: int, *, fine: bool, augment: str = "light") -> Any:
+def train_options(config: Config, n_train: int, epochs: int, *, augment: str = "light") -> Any:
     """Return the :class:`bitfront.train.options.TrainOptions` of one training; ``augment`` is what suits the data."""
     from bitfront.train.options import TrainOptions
 
     return TrainOptions(
         epochs=epochs,
         batch_size=min(config.batch_size or BATCH_SIZE, max(1, n_train)),
-        rate=config.learning_rate or (FINE_RATE if fine else RATE),
+        rate=config.learning_rate or RATE,
         validate_every=max(1, epochs // N_VALIDATIONS),
         augment=config.augment or augment,
         score=config.score,
