@@ -330,8 +330,8 @@ class Runtime(Protocol):
     tolerance_codes: int
     """How many codes an exported file may differ from the reference and still be called verified.
 
-    An engine that fuses operators, and then rounds less often than the plan, may also have ``end_tolerance_codes``: what
-    the whole file may be off, while every layer alone keeps to ``tolerance_codes``.
+    An engine that fuses operators, and then rounds less often than the plan, may also have ``end_tolerance_codes``:
+    what the whole file may be off, while every layer alone keeps to ``tolerance_codes``.
     """
 
     def missing(self) -> str:

@@ -12,32 +12,22 @@ from __future__ import annotations
 
 import re
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bitfront import report
-from bitfront.contracts import Device, Runtime, Task
+from bitfront.contracts import Device
 from bitfront.errors import BitfrontError, DeviceError, Interrupted, UsageError, unknown_name
-from bitfront.fitting.config import RETRAIN, BitSearch, Config
+from bitfront.fitting.config import BitSearch, Config
 from bitfront.fitting.crew import Crew, InProcess, Workers
-from bitfront.fitting.delivery import PICKS
-from bitfront.fitting.exploration import choose_stages
-from bitfront.fitting.exploring import Request
 from bitfront.fitting.progress import Progress
+from bitfront.fitting.request import Request, open_request
 from bitfront.fitting.searching import menu_options, usual_evaluations
-from bitfront.fitting.shop import Way
 from bitfront.fitting.space import (
-    EFFORTS,
     RESOLUTION,
-    architectures,
-    check_knobs,
-    checked_size,
-    choose_recipes,
-    input_sizes,
 )
 from bitfront.fitting.stages import Work
 from bitfront.fitting.suites import SUITES
@@ -47,20 +37,13 @@ from bitfront.run import Run, project
 from bitfront.rundb import RunDb
 from bitfront.store import claim
 from bitfront.tracking import FOLDER, Tracking, require, tracking
-from bitfront.verbs.artifacts import open_runtime
-from bitfront.verbs.opening import Opened, open_both
+from bitfront.verbs.opening import open_both
 
 __all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search", "suite"]
 
 Report = Callable[[Progress], None]
-DICE = 1.0
-"""Weight of the Dice term beside the cross-entropy."""
-DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
-"""What is explored when neither model nor data are named: a few minutes on two cores."""
 OBJECTIVE_OF = {"flash": "flash", "ram": "ram"}
 """Cost of a bit search -> the objective by which its files are judged."""
-CANDIDATE = re.compile("[0-9a-f]{4,}")
-"""A candidate's id, or its first letters."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
 
@@ -167,7 +150,7 @@ def fit(
     )  # fmt: skip
     require(config.track)
     crew = _crew(workers, ray)
-    request = _open(config)
+    request = open_request(config)
     with crew:
         folder = claim(Path(runs), name or _default_name(config))
         return _work(folder, request, command or f"bitfront fit {model} {data}", progress, crew)
@@ -317,7 +300,7 @@ def resume(
     if stored is None:
         raise UsageError(f"{run.path} was stopped before it began", hint="start it again with `bitfront fit`")
     config = from_json(Config, stored)
-    request = _open(replace(config, pick=pick or config.pick))
+    request = open_request(replace(config, pick=pick or config.pick))
     with _crew(workers, ray) as crew:
         return _work(run.path, request, "", progress, crew)
 
@@ -340,7 +323,7 @@ def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
     ``seconds``, ``left_out`` (labels of networks for which there is no time) and ``notes``. Raises UsageError,
     DataError.
     """
-    request = _open(config)
+    request = open_request(config)
     first = next(((s, jobs) for s in request.stages if (jobs := request.jobs(s))), (None, ()))
     all_jobs = first[1] if request.stages else request.jobs()
     n_stages = max(1, len(request.stages))
@@ -375,89 +358,6 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
             is_many = bool(value) and not all(isinstance(side, int) for side in value)
         (several if is_many else fixed)[key] = value
     return fixed, several
-
-
-def _open(config: Config) -> Request:
-    """Open all that a configuration names, before anything is written. Raises UsageError, DataError, DeviceError."""
-    started = time.monotonic()
-    for what, value, known in (
-        ("effort", config.effort, EFFORTS),
-        ("--retrain", config.retrain, RETRAIN),
-        ("--pick", config.pick, PICKS),
-        ("suite", config.suite, ("", *SUITES)),
-    ):
-        if value not in known and not (known is PICKS and CANDIDATE.fullmatch(value)):
-            raise unknown_name(what, value, known)
-    if not config.objectives:
-        raise UsageError("a front needs an objective", hint="for example score, latency and size")
-    if config.limit is not None and config.limit < 2:
-        raise UsageError(f"--limit {config.limit} leaves too little", hint="give at least 2")
-    if (config.model, config.data) == (Config().model, Config().data):
-        free = {k: v for k, v in DEMO.items() if k not in config.settings}
-        config = replace(config, space={**free, **config.space})
-    if EFFORTS[config.effort].bits and not config.bits.method:
-        config = replace(config, bits=replace(config.bits, method="surrogate"))
-    if config.bits.method:
-        menu_options(config.bits)
-    device: Device = load("device", config.device)
-    runtimes = [open_runtime(name) for name in dict.fromkeys((config.runtime, *config.runtimes))]
-    for runtime in runtimes:
-        if runtime.name not in device.runtimes:
-            raise UsageError(f"{device.name} does not run {runtime.name}", hint=f"it runs {', '.join(device.runtimes)}")
-    supported = list(dict.fromkeys(recipe for runtime in runtimes for recipe in runtime.recipes))
-    if "float32" not in supported:  # what all others are held against; it calibrates, too
-        runtimes = [open_runtime(), *runtimes]
-    objectives = [load("objective", name)() for name in config.objectives]
-    fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in config.settings.items()}
-    opened = open_both(
-        config.model,
-        config.data,
-        task=config.task,
-        reader=config.reader,
-        settings=fixed,
-        preprocess=config.preprocess,
-        weights=Path(config.weights) if config.weights else None,
-    )
-    opened = replace(opened, task=_with_dice(opened.task))
-    opened.task.meter(opened.info, config.score)  # an unknown score is an error now, not in an hour
-    assert opened.dataset is not None
-    sample = opened.dataset.part(opened.dataset.parts()[0])[0]
-    native = (sample.image.shape[0], sample.image.shape[1])
-    space = {k: [tuple(v) if isinstance(v, list) else v for v in values] for k, values in config.space.items()}
-    recipes = choose_recipes(config.recipes, supported)
-    alone = "float32" if "float32" not in supported else ""
-    ways = [
-        Way(recipe, r.name)
-        for i, r in enumerate(runtimes)
-        for recipe in recipes
-        if recipe in ((alone,) if alone and i == 0 else r.recipes)
-    ]
-    if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
-        raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
-    effort = EFFORTS[config.effort]
-    stages = choose_stages(config.stages or (() if space else effort.stages))
-    if not stages:
-        found = architectures(opened.source, native, effort, space)
-        return Request(config, opened, runtimes, device, objectives, found, ways, _reopen, started=started)
-    sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
-    knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
-    free = {k: v for k, v in knobs.items() if k not in config.settings}
-    ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
-    opened = replace(opened, source=replace(opened.source, knobs=free))
-    return Request(config, opened, runtimes, device, objectives, (), ways, _reopen, stages, ordered, started)
-
-
-def _reopen(config: Config) -> tuple[Opened, Sequence[Runtime]]:
-    """Open a configuration in another process."""
-    request = _open(config)
-    return request.opened, request.runtimes
-
-
-def _with_dice(task: Task) -> Task:
-    """Add the Dice term to the loss of a task that has one: measured, mean IoU rises sooner with it."""
-    if is_dataclass(task) and getattr(task, "dice", None) == 0:
-        return replace(task, dice=DICE)
-    return task
 
 
 def _default_name(config: Config) -> str:

@@ -130,8 +130,7 @@ def deadly(config: Config) -> tuple[Opened, list[Runtime]]:
 
     Every epoch that is looked at adds a line to the file EPOCHS: process, network's operations, share of the training.
     """
-    from bitfront import pipeline  # with torch: most workers start without
-    from bitfront.fitting import training
+    from bitfront.fitting import request, training
 
     beside = Path(config.data).parent
 
@@ -146,4 +145,4 @@ def deadly(config: Config) -> tuple[Opened, list[Runtime]]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     training.hopeless = watched
-    return pipeline._reopen(config)
+    return request.reopen(config)

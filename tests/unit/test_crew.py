@@ -21,6 +21,7 @@ from crew_cases import Desk, Die, Raise, Sleep, Square
 from bitfront import pipeline
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import BitfrontError, DeviceError, SpaceError, UsageError
+from bitfront.fitting import request
 from bitfront.fitting.config import Config
 from bitfront.fitting.crew import InProcess, Workers
 from bitfront.fitting.ray_crew import RayCrew
@@ -257,7 +258,7 @@ def deadly(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first worker at half of a training is killed."""
     (Path(data).parent / cases.EPOCHS).unlink(missing_ok=True)
     (Path(data).parent / cases.KILL).touch()
-    monkeypatch.setattr(pipeline, "_reopen", cases.deadly)
+    monkeypatch.setattr(request, "reopen", cases.deadly)
 
 
 @pytest.mark.usefixtures("deadly")

@@ -16,8 +16,10 @@ from bitfront.errors import UsageError
 from bitfront.fitting import exploring, stages, tasks
 from bitfront.fitting.config import Config
 from bitfront.fitting.exploration import STAGES, Explored, best, choose_stages, propose
+from bitfront.fitting.request import open_request
 from bitfront.fitting.space import EFFORTS, Architecture
 from bitfront.pipeline import fit
+from bitfront.record import Budget
 from bitfront.run import Run
 from bitfront.sources import Source, open_model
 from bitfront.tasks.segmentation import Segmentation
@@ -100,13 +102,13 @@ def test_stages_have_an_order(source: Source) -> None:
 
 
 def test_nothing_is_proposed_without_weights_where_nothing_may_be_trained(source: Source) -> None:
-    request = pipeline._open(Config("tiny", "conveyor", stages=("resolution", "retraining")))
-    assert request.jobs(STAGES["resolution"]) == []
-    assert len(request.jobs(STAGES["retraining"])) == len(request.sizes)
+    asked = open_request(Config("tiny", "conveyor", stages=("resolution", "retraining")))
+    assert asked.jobs(STAGES["resolution"]) == []
+    assert len(asked.jobs(STAGES["retraining"])) == len(asked.sizes)
     weights = Weights(Path("w"), "w", "tiny", {"width": 1.0}, InputContract(64, 64))
-    opened = replace(request.opened, source=replace(request.opened.source, weights=(weights,)))
-    given = replace(request, opened=opened).jobs(STAGES["resolution"])
-    assert len(given) == len(request.sizes)
+    opened = replace(asked.opened, source=replace(asked.opened.source, weights=(weights,)))
+    given = replace(asked, opened=opened).jobs(STAGES["resolution"])
+    assert len(given) == len(asked.sizes)
     assert {job.share for job in given} == {0.0}
 
 
@@ -198,3 +200,15 @@ def test_only_the_promising_are_trained_to_the_end(data: str, tmp_path: Path, mo
     lost = [r for r in run.records() if "short training" in r.reason]
     assert len(lost) + len(full) == 4
     assert all(r.status == "dropped" for r in lost)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_what_no_recipe_makes_small_enough_is_not_trained(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stages": ("width",), "space": {"resolution": [(32, 32)]}, "epochs": 1}
+    run = staged(data, tmp_path, **options, budget=Budget(max_size_bytes=2000))
+    lost = {r.candidate.knobs["width"]: r.reason for r in run.records() if r.artifact is None}
+    assert list(lost) == [1.0]
+    assert lost[1.0].startswith("too large for the budget: ")
+    assert {t["label"] for t in run.trainings().values()} == {"32x32 width=0.5"}
+    alone = staged(data, tmp_path / "alone", **options, budget=Budget(max_size_bytes=10))
+    assert alone.trainings()  # the smallest, for a nearest miss

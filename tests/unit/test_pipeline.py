@@ -18,7 +18,7 @@ from bitfront import pipeline
 from bitfront.contracts import DataInfo, Device, InputContract, Metrics, OutputContract
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import DataError, Interrupted, SpaceError, UsageError
-from bitfront.fitting import candidates, stages, tasks, training
+from bitfront.fitting import candidates, request, stages, tasks, training
 from bitfront.fitting.config import Config
 from bitfront.fitting.delivery import baseline, choose_front, cluster_names, drop, pick_names, with_latency
 from bitfront.fitting.forecast import Forecast, fitted
@@ -188,8 +188,8 @@ def test_a_finished_run_is_read_back(base: Run, fitted_once: Path, monkeypatch: 
 
 def test_engines_compete_on_one_front(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "TIMING_S", 0.2)
-    monkeypatch.setattr(pipeline, "open_runtime", lambda name: Renamed() if name == "other" else OnnxRuntime())
-    monkeypatch.setattr(pipeline, "load", lambda kind, name: HOST if kind == "device" else load(kind, name))
+    monkeypatch.setattr(request, "open_runtime", lambda name: Renamed() if name == "other" else OnnxRuntime())
+    monkeypatch.setattr(request, "load", lambda kind, name: HOST if kind == "device" else load(kind, name))
     run = quick(data, tmp_path, runtimes=("other",), recipes=("int8", "dynamic"), objectives=("score", "latency"))
     found = {(r.candidate.runtime, r.candidate.recipe): r for r in run.records()}
     assert set(found) == {
@@ -646,7 +646,7 @@ def test_what_is_recommended_can_be_picked() -> None:
     members, verdict = choose_front(records, objectives, Budget(min_score=0.78), "fastest")
     assert verdict["chosen"] == records[0].id  # of those that meet the budget
     with pytest.raises(UsageError, match="unknown --pick 'cheapest'"):
-        pipeline._open(Config(pick="cheapest"))
+        request.open_request(Config(pick="cheapest"))
 
 
 def test_a_member_can_be_picked_by_its_id() -> None:
@@ -671,7 +671,7 @@ def test_the_front_falls_into_a_fast_a_balanced_and_an_accurate_part() -> None:
 
 def test_fit_alone_explores_what_takes_minutes() -> None:
     def sizes(**options: Any) -> list[str]:
-        return [a.label for a in pipeline._open(Config(**options)).architectures]
+        return [a.label for a in request.open_request(Config(**options)).architectures]
 
     assert sizes()[:2] == ["64x64 width=0.25", "96x96 width=0.25"]
     assert len(sizes()) == 6

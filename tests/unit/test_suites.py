@@ -16,7 +16,7 @@ from bitfront.cli.suites import Suite, suite_answer
 from bitfront.contracts import Device, InputContract, Metrics, OutputContract
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import DeviceError, UsageError
-from bitfront.fitting import stages
+from bitfront.fitting import request, stages
 from bitfront.fitting.suites import surprises
 from bitfront.record import Agreement, Artifact, Candidate, Measurement, Record
 from bitfront.registry import load
@@ -103,8 +103,9 @@ def _load(kind: str, name: str) -> Any:
 
 def test_a_suite_measures_every_recipe_in_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "load", _load)
-    monkeypatch.setattr(pipeline, "open_runtime", lambda name: Other() if name == "other" else OnnxRuntime())
-    monkeypatch.setattr(pipeline, "choose_recipes", lambda asked, supported: ("float32", "dynamic", "int8"))
+    monkeypatch.setattr(request, "load", _load)
+    monkeypatch.setattr(request, "open_runtime", lambda name: Other() if name == "other" else OnnxRuntime())
+    monkeypatch.setattr(request, "choose_recipes", lambda asked, supported: ("float32", "dynamic", "int8"))
     monkeypatch.setattr(stages, "TIMING_S", 0.2)
     convert(Conveyor(size=(48, 64), n_train=8, n_val=4, n_test=2), tmp_path / "belt")
     run = pipeline.suite(

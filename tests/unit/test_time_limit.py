@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from bitfront import pipeline
 from bitfront.contracts import InputContract
 from bitfront.data.conveyor import Conveyor
-from bitfront.fitting import exploring
+from bitfront.fitting import exploring, request
 from bitfront.fitting.config import Config
 from bitfront.fitting.exploring import Explorer
 from bitfront.fitting.forecast import Forecast
@@ -30,7 +29,7 @@ def explorer(tmp_path: Path) -> Any:
     space = {"resolution": [(32, 32)]}
     config = Config("tiny", str(tmp_path / "belt"), space=space, budget=Budget(time_s=100.0))
     with RunDb(tmp_path) as db:
-        found = Explorer(db, pipeline._open(config), None)
+        found = Explorer(db, request.open_request(config), None)
         found.start = time.monotonic()
         yield found
 

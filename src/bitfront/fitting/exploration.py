@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,10 @@ class Explored:
     """Whether at its own size: given weights at another one say nothing of the size."""
 
 
+Choose = Callable[[Sequence[Explored], int], list[Explored]]
+"""Which of several networks go on, at most so many."""
+
+
 def choose_stages(names: Sequence[str]) -> tuple[Stage, ...]:
     """Return stages in their order. Raises UsageError for unknown names."""
     for name in names:
@@ -85,7 +89,11 @@ def choose_stages(names: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def propose(
-    stage: Stage, source: Source, sizes: Sequence[tuple[int, int]], known: Sequence[Explored]
+    stage: Stage,
+    source: Source,
+    sizes: Sequence[tuple[int, int]],
+    known: Sequence[Explored],
+    choose: Choose | None = None,
 ) -> list[Architecture]:
     """Return the networks that a stage adds, none of them known.
 
@@ -94,10 +102,12 @@ def propose(
         source: the opened model; its baseline is what stages start from.
         sizes: input sizes that are possible, the largest (the baseline's) first.
         known: what was scored so far.
+        choose: which of several networks go on; by default :func:`best`.
 
     Raises:
         UsageError: the model's files have a fixed architecture, and the stage varies it.
     """
+    choose = choose or best
     if stage.name == "retraining" and source.kind == "onnx":
         return []
     if stage.name in ("given", "promising"):
@@ -109,12 +119,14 @@ def propose(
         channels = source.baseline.get("channels", source.input.channels)
         found = [] if channels == 1 else [Architecture({**source.baseline, "channels": 1}, size) for size in sizes[:1]]
     elif stage.name == "combination":
-        shapes = best([e for e in known if e.trained and e.architecture.size == sizes[0]], N_SHAPES)
-        small = _best_sizes(source, known, sizes)
+        shapes = choose([e for e in known if e.trained and e.architecture.size == sizes[0]], N_SHAPES)
+        small = _best_sizes(source, known, sizes, choose)
         found = [Architecture(e.architecture.options, size) for e in shapes for size in small]
     else:
         _check_free(stage, source)
-        found = [Architecture({**source.baseline, **shape}, sizes[0]) for shape in _shapes(stage, source, known)]
+        found = [
+            Architecture({**source.baseline, **shape}, sizes[0]) for shape in _shapes(stage, source, known, choose)
+        ]
     done = {e.architecture.id for e in known if e.trained or stage.retrain}
     return list({a.id: a for a in found if a.id not in done}.values())
 
@@ -149,21 +161,21 @@ def _check_free(stage: Stage, source: Source) -> None:
         )
 
 
-def _shapes(stage: Stage, source: Source, known: Sequence[Explored]) -> list[dict[str, Any]]:
+def _shapes(stage: Stage, source: Source, known: Sequence[Explored], choose: Choose) -> list[dict[str, Any]]:
     """Return values of the knobs that a stage varies, in product."""
     if stage.name == "shapes":
-        values = _survivors(source, known)
+        values = _survivors(source, known, choose)
     else:
         wide = stage.name == "width"
         values = {k: list(v) for k, v in source.knobs.items() if (k in WIDTH_KNOBS) == wide}
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def _survivors(source: Source, known: Sequence[Explored]) -> dict[str, list[Any]]:
+def _survivors(source: Source, known: Sequence[Explored], choose: Choose) -> dict[str, list[Any]]:
     """Return, for every knob, the values that are on the fronts of the stages that varied it."""
     found: dict[str, list[Any]] = {}
     for name in ("width", "repeats"):
-        front = best([e for e in known if e.stage == name or _is_baseline(e, source)], 2 * N_VALUES)
+        front = choose([e for e in known if e.stage == name or _is_baseline(e, source)], 2 * N_VALUES)
         for knob in source.knobs:
             if (knob in WIDTH_KNOBS) == (name == "width"):
                 values = [e.architecture.options.get(knob) for e in front]
@@ -175,9 +187,11 @@ def _is_baseline(explored: Explored, source: Source) -> bool:
     return dict(explored.architecture.options) == dict(source.baseline) and explored.trained
 
 
-def _best_sizes(source: Source, known: Sequence[Explored], sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _best_sizes(
+    source: Source, known: Sequence[Explored], sizes: Sequence[tuple[int, int]], choose: Choose
+) -> list[tuple[int, int]]:
     """Return the sizes that are on the front of the baseline at all sizes; without such, all."""
-    front = best([e for e in known if _is_baseline(e, source)], N_SIZES)
+    front = choose([e for e in known if _is_baseline(e, source)], N_SIZES)
     chosen = [e.architecture.size for e in front]
     return [s for s in sizes if s in chosen] if len(chosen) > 1 else list(sizes[:N_SIZES])
 

@@ -11,26 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bitfront.contracts import Device, Objective, Runtime
 from bitfront.errors import DataError
-from bitfront.fitting.config import Config
 from bitfront.fitting.crew import Crew, InProcess
-from bitfront.fitting.exploration import Explored, Stage, best, propose
+from bitfront.fitting.exploration import Explored, Stage, best
 from bitfront.fitting.forecast import Forecast, fitted, probe
 from bitfront.fitting.progress import Clock, Progress
-from bitfront.fitting.schedule import Job, nearest, schedule, train_options, usual_epochs
-from bitfront.fitting.shop import Way, open_shop
+from bitfront.fitting.request import Request
+from bitfront.fitting.schedule import Job, nearest, train_options, usual_epochs
+from bitfront.fitting.shop import open_shop
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.tasks import FilesTask, T, TrainTask, reason
-from bitfront.fitting.training import Training
+from bitfront.fitting.training import Training, n_parameters
 from bitfront.fitting.waves import waves
 from bitfront.fitting.worker import Place
 from bitfront.record import Candidate, Record, content_id, from_json
 from bitfront.rundb import RunDb
 from bitfront.tracking import Tracking
-from bitfront.verbs.opening import Opened
 
-__all__ = ["Explorer", "Found", "Request"]
+__all__ = ["Explorer", "Found"]
 
 HALVING_FROM = 4
 """Trainings of a stage from which not all of them are carried to their end."""
@@ -42,37 +40,6 @@ SHORT, PROMOTED = 1 / 3, 1 / 3
 """Share of the epochs of the short trainings, and of the networks that go on after them."""
 
 Trained = tuple[Architecture, Training | None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A configuration with everything it names opened."""
-
-    config: Config
-    opened: Opened
-    runtimes: Sequence[Runtime]
-    device: Device
-    objectives: Sequence[Objective]
-    architectures: Sequence[Architecture]
-    """The whole space where it was given, else none: stages propose them."""
-    ways: Sequence[Way]
-    """Every recipe with every engine that can have it, float32 first."""
-    reopen: Callable[[Config], tuple[Opened, Sequence[Runtime]]]
-    """How another process opens the same; an importable function."""
-    stages: Sequence[Stage] = ()
-    sizes: Sequence[tuple[int, int]] = ()
-    """Input sizes that stages choose from, the largest first."""
-    started: float = field(default_factory=time.monotonic)
-    """When opening began: it belongs to the time that a run takes."""
-
-    def jobs(self, stage: Stage | None = None, known: Sequence[Explored] = ()) -> list[Job]:
-        """Return the networks of the space, or those that a stage adds to what is known, in the order of work."""
-        source = self.opened.source
-        found = self.architectures if stage is None else propose(stage, source, self.sizes, known)
-        retrain = (stage.retrain if stage else "") or self.config.retrain
-        if retrain == "never" and source.kind in ("catalogue", "factory"):
-            found = [a for a in found if source.weights_for(a.options, a.size) is not None]
-        return schedule(source, found, retrain)
 
 
 @dataclass(slots=True)
@@ -188,6 +155,7 @@ class Explorer:
     def _explore(
         self, stage: Stage | None, jobs: Sequence[Job], found: Found, limit_s: float | None, n_stages: int = 1
     ) -> None:
+        jobs = self._possible(jobs)
         forecast = self.forecast(jobs, limit_s, n_stages)
         trained = (
             self._halved(jobs, forecast, found.trained)
@@ -217,6 +185,20 @@ class Explorer:
         source = self.request.opened.source
         given = source.weights_for(architecture.options, architecture.size)
         return given is not None and source.trained_size(given) == architecture.size
+
+    def _possible(self, jobs: Sequence[Job]) -> list[Job]:
+        """Leave out networks that no recipe can make small enough; where all are, the smallest stays."""
+        due = [job for job in jobs if job.share]
+        if self.config.budget.max_size_bytes is None or not due:
+            return list(jobs)
+        sizes = {job.architecture.id: n_parameters(self.shop, job.architecture) for job in due}
+        why = {key: reason for key, n in sizes.items() if (reason := self.request.window.too_large(n))}
+        if len(why) == len(jobs):
+            del why[min(why, key=lambda key: (sizes[key], key))]
+        for job in due:
+            if job.architecture.id in why:
+                self._lost(job.architecture, "dropped", why[job.architecture.id])
+        return [job for job in jobs if job.architecture.id not in why]
 
     # --- plan and train ----------------------------------------------------------------------------------------------
     def forecast(self, jobs: Sequence[Job], limit_s: float | None, n_stages: int = 1) -> Forecast:
@@ -259,7 +241,8 @@ class Explorer:
             return self.train(jobs, forecast, before)
         short = self.train(jobs, forecast, before, scale=SHORT)
         tried = [Explored(a, t.best_score, t.macs, float(t.parameters), "") for a, t in short if t is not None]
-        promoted = {e.architecture.id for e in best(tried, max(HALVING_FROM // 2, math.ceil(n * PROMOTED)))}
+        window = replace(self.request.window, floor=None, max_drop=None)  # scores still rise
+        promoted = {e.architecture.id for e in window.best(tried, max(HALVING_FROM // 2, math.ceil(n * PROMOTED)))}
         for e in tried:
             if e.architecture.id not in promoted:
                 self._lost(e.architecture, "dropped", f"not on the front after a short training: {e.score:.3f}")

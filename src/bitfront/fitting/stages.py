@@ -13,7 +13,7 @@ from bitfront import __version__, batches
 from bitfront.contracts import Metrics
 from bitfront.errors import BitfrontError
 from bitfront.fitting.delivery import baseline, choose_front, deliver, drop, pick_names, picks, twins, with_latency
-from bitfront.fitting.exploring import Explorer, Found, Request
+from bitfront.fitting.exploring import Explorer, Found
 from bitfront.fitting.previews import rivals, write_previews
 from bitfront.fitting.searching import usual_evaluations, worth_searching
 from bitfront.fitting.space import Architecture
@@ -27,7 +27,7 @@ from bitfront.record import Measurement, Record, from_json
 from bitfront.report.searches import plan_labels, read_searches
 from bitfront.verbs.scoring import score_session
 
-__all__ = ["Request", "Work"]
+__all__ = ["Work"]
 
 EVALUATION_SHARE, THESIS_EVALUATIONS = 0.1, 4530
 """Time of a simulated evaluation in that of making and scoring a file, for the forecast; evaluations of thesis 000."""

@@ -17,7 +17,7 @@ from bitfront.graph import capture
 from bitfront.record import content_id, digest_file, from_json, to_json
 from bitfront.weights import arrays, recognise
 
-__all__ = ["Training", "hopeless", "new_module", "threads_for", "torch_macs", "train_architecture"]
+__all__ = ["Training", "hopeless", "n_parameters", "new_module", "threads_for", "torch_macs", "train_architecture"]
 
 HOPELESS_AFTER = 0.5
 """Share of the epochs before which no training is given up."""
@@ -242,6 +242,13 @@ def _state(shop: Shop, module: Any, architecture: Architecture, start: Path) -> 
     graph = capture.from_module(larger, (1, contract.channels, *architecture.size))
     own = arrays_of(module)
     return {**own, **cut(graph, state, {key: value.shape for key, value in own.items()})}
+
+
+def n_parameters(shop: Shop, architecture: Architecture) -> int:
+    """Return how many parameters a network has in its file."""
+    module = new_module(shop, architecture, None, 0)
+    left_out = tuple(getattr(module, "training_only", ()))
+    return sum(p.numel() for name, p in module.named_parameters() if not name.startswith(left_out))
 
 
 def _n_parameters(module: Any) -> int:

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -72,12 +71,12 @@ def _quantized(
         images = [image if layout == "nchw" else image.transpose(1, 2, 0) for batch in batches for image in batch]
         if not images:
             raise DataError(f"nothing to calibrate '{path.name}' on", hint="give at least one image")
-        with (folder / "images.npy").open("wb") as file:
-            np.save(file, np.stack(images).astype(np.float32))
-        code = "import sys; from bitfront.runtimes.openvino_nncf import quantize_folder as q; q(sys.argv[1])"
+        stacked = np.stack(images).astype(np.float32)
+        atomic_write(folder / "images.f32", stacked.tobytes())
+        code = "import sys; from bitfront.runtimes.openvino_nncf import quantize_folder as q; q(*sys.argv[1:])"
         try:
             done = subprocess.run(
-                [sys.executable, "-c", code, str(folder)],
+                [sys.executable, "-c", code, str(folder), "x".join(map(str, stacked.shape))],
                 capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT_S, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
@@ -91,7 +90,7 @@ def _quantized(
         return onnx.load_model_from_string((folder / "int8.onnx").read_bytes())
 
 
-def quantize_folder(folder: str) -> None:
+def quantize_folder(folder: str, shape: str) -> None:
     """Quantize ``folder/float.onnx`` to ``folder/int8.onnx`` with the images beside it (the child's work)."""
     import logging
 
@@ -102,7 +101,7 @@ def quantize_folder(folder: str) -> None:
     model = onnx.load_model_from_string((root / "float.onnx").read_bytes())
     stored = {initializer.name for initializer in model.graph.initializer}
     name = next(value.name for value in model.graph.input if value.name not in stored)
-    images: NDArray[Any] = np.load(root / "images.npy")
+    images = np.fromfile(root / "images.f32", np.float32).reshape([int(n) for n in shape.split("x")])
     dataset = nncf.Dataset([image[None] for image in images], lambda image: {name: image})
     made = nncf.quantize(model, dataset, subset_size=len(images))
     atomic_write(root / "int8.onnx", made.SerializeToString())

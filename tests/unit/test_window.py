@@ -1,0 +1,41 @@
+"""A budget steers what is trained."""
+
+from __future__ import annotations
+
+from bitfront.fitting.exploration import Explored, best
+from bitfront.fitting.space import Architecture
+from bitfront.fitting.window import Window
+from bitfront.record import Budget
+
+
+def network(n: int, score: float) -> Explored:
+    """Of ``n`` thousand parameters."""
+    return Explored(Architecture({"width": n}, (32, 32)), score, 1e6 * n, 1000.0 * n, "")
+
+
+KNOWN = [network(n, 0.5 + 0.04 * n) for n in (1, 2, 4, 6, 8, 10)]
+
+
+def widths(found: list[Explored]) -> list[int]:
+    return [e.architecture.options["width"] for e in found]
+
+
+def test_what_fits_goes_on_first() -> None:
+    window = Window.of(Budget(max_size_bytes=6500), searched=False)
+    assert widths(window.best(KNOWN, 3)) == [6, 2, 1]
+    assert widths(best(KNOWN, 3)) == [10, 6, 1]
+    assert widths(window.best(KNOWN, 6)) == [6, 4, 2, 1, 10, 8]
+
+
+def test_a_floor_and_a_largest_loss_are_kept_to() -> None:
+    assert widths(Window(floor=0.7).best(KNOWN, 2)) == [10, 6]
+    assert widths(Window(max_drop=0.1).best(KNOWN, 2)) == [10, 8]
+    assert widths(Window(floor=0.99).best(KNOWN, 2)) == widths(best(KNOWN, 2))
+    assert Window().best([], 2) == []
+
+
+def test_searched_bits_make_room() -> None:
+    budget = Budget(max_size_bytes=1000)
+    assert Window.of(budget, searched=False).too_large(1001).startswith("too large for the budget: 1,001 parameters")
+    assert Window.of(budget, searched=True).too_large(4000) == ""
+    assert Window.of(Budget(), searched=False).too_large(1e9) == ""
