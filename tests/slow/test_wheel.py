@@ -53,7 +53,11 @@ def run(*command: object, cwd: Path | None = None, code: int = 0) -> str:
 def test_the_wheel_holds_what_the_report_needs(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "bitfront/py.typed" in names
-    wanted = [p for p in (ROOT / "src" / "bitfront").rglob("*") if p.suffix in (".j2", ".css", ".js", ".py")]
+    wanted = [
+        p
+        for p in (ROOT / "src" / "bitfront").rglob("*")
+        if p.suffix in (".j2", ".css", ".js", ".py", ".c", ".h", ".json")
+    ]
     assert {p.relative_to(ROOT / "src").as_posix() for p in wanted} <= set(names)
     assert not [name for name in names if name.endswith((".onnx", ".safetensors"))]
 

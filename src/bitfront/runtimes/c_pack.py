@@ -18,6 +18,8 @@ def signed_bits(codes: NDArray[Any]) -> int:
 
 def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Return the bytes ``(n,)`` of rows of codes ``(rows, k)``, of 1 to 32 bits each."""
+    if bits == 8:
+        return codes.astype(np.int8).view(np.uint8).ravel()
     shifts = np.arange(bits, dtype=np.int64)
     spread = (codes.astype(np.int64)[:, :, None] >> shifts) & 1
     packed: NDArray[np.uint8] = np.packbits(spread.astype(np.uint8).reshape(len(codes), -1), axis=1, bitorder="little")

@@ -55,18 +55,16 @@ def comment(text: str, limit: int = 80) -> str:
 
 def array(name: str, values: NDArray[Any], what: str = "") -> str:
     """Return the definition of a constant array."""
-    numbers = [str(v) for v in values.ravel().tolist()]
-    lines, line = [], "   "
-    for number in numbers:
-        if len(line) + len(number) + 2 > WIDTH:
-            lines.append(line)
-            line = "   "
-        line += f" {number},"
-    lines.append(line)
-    head = f"/* {comment(what)} */\n" if what else ""
+    numbers = values.ravel().tolist()
     suffix = "U" if values.dtype == np.uint32 else ""
-    body = "\n".join(lines).replace(",", f"{suffix},") if suffix else "\n".join(lines)
-    return f"{head}static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] = {{\n{body}\n}};\n"
+    longest = max((len(str(v)) for v in (min(numbers, default=0), max(numbers, default=0))), default=1) + len(suffix)
+    n = max(1, (WIDTH - 3) // (longest + 2))
+    rows = (numbers[i : i + n] for i in range(0, len(numbers), n))
+    body = "".join(f"    {', '.join(map(str, row))},\n" for row in rows)
+    if suffix:
+        body = body.replace(",", f"{suffix},")
+    head = f"/* {comment(what)} */\n" if what else ""
+    return f"{head}static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] = {{\n{body}}};\n"
 
 
 def struct(kind: str, name: str, fields: Mapping[str, int | str]) -> str:

@@ -116,7 +116,7 @@ def zipped(made: Mapping[str, bytes], name: str) -> bytes:
         for path in sorted(made):
             entry = zipfile.ZipInfo(f"{name}/{path}", _EPOCH)
             entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
-            archive.writestr(entry, made[path], compresslevel=9)
+            archive.writestr(entry, made[path], compresslevel=6)
     return out.getvalue()
 
 
