@@ -119,6 +119,13 @@ def compared(points: list[dict], files: list[dict]) -> list[dict]:
     return rows
 
 
+def short(knobs: dict) -> str:
+    """Return a configuration as the thesis writes it."""
+    side, grey = knobs["resolution"][0], " grey" if knobs["channels"] == 1 else ""
+    pyramid = "pp" if knobs["pyramid"] else ""
+    return f"{side}x{side}{grey} a{knobs['width']:g}t{knobs['expansion']}r{knobs['repeats']}{pyramid}"
+
+
 def table(report: dict) -> str:
     """Return the comparison as Markdown."""
     lines = [
@@ -158,7 +165,7 @@ def main() -> None:
         record, latency = member.record, latencies[member.id]
         files.append(
             {
-                "label": record.candidate.label,
+                "label": f"{short(record.candidate.knobs)} {record.candidate.recipe}",
                 "knobs": record.candidate.knobs,
                 "recipe": record.candidate.recipe,
                 "iou": record.val.values[SCORE],

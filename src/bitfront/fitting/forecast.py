@@ -100,8 +100,9 @@ def _probed(shop: Shop, jobs: Sequence[Job], options: Any, n_recipes: int, *, ma
 def fitted(found: Forecast, available_s: float | None) -> Forecast:
     """Return the forecast with epochs and trainings chosen so that the run fits the time.
 
-    Fewer epochs come first, down to ``MIN_EPOCHS``; then the architectures that take longest are left out. With time to
-    spare, epochs grow up to ``MAX_STRETCH`` times. Without a limit nothing changes.
+    Fewer epochs come first, down to ``MIN_EPOCHS``; then the costliest architectures are left out, because the cheapest
+    is what the others start from. With time to spare, epochs grow up to ``MAX_STRETCH`` times. Without a limit nothing
+    changes.
     """
     if available_s is None or not found.train_s:
         return found
@@ -111,7 +112,7 @@ def fitted(found: Forecast, available_s: float | None) -> Forecast:
     epochs = max(min(MIN_EPOCHS, found.epochs), min(int(found.epochs * factor), int(found.epochs * MAX_STRETCH)))
     share = epochs / found.epochs
     result = replace(found, epochs=epochs, train_s={k: v * share for k, v in found.train_s.items()})
-    for identity in sorted(result.train_s, key=lambda key: (-result.train_s[key], key))[:-1]:
+    for identity in sorted(result.train_s, key=lambda key: (-result.candidate_s[key], -result.train_s[key], key))[:-1]:
         if result.seconds <= available_s:
             break
         result = replace(result, left_out=(*result.left_out, identity))
