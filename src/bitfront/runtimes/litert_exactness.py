@@ -35,7 +35,7 @@ HALF_STEP, HALF_TINY = 2.0**-11, 2.0**-24
 HALF_SUMS = 8
 """Such steps, times the length of a weight vector and the largest input, that a sum in half precision may be off."""
 FLIPS = 4
-"""Codes of an input quantized on the fly that one sum may have otherwise: rounded, or cut off at an end of the range."""
+"""Codes of an input quantized on the fly that a sum may have otherwise: rounded, or cut off at an end of the range."""
 
 
 def looseness(graph: Graph, plan: Plan, node: Node, kernels: str) -> str:
