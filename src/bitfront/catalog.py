@@ -36,6 +36,7 @@ CATALOG: dict[str, str] = {
     "model/tiny": "bitfront.models.tiny:Tiny",
     "runtime/onnxruntime": "bitfront.runtimes.onnxruntime:OnnxRuntime",
     "runtime/openvino": "bitfront.runtimes.openvino:OpenVino",
+    "runtime/torch": "bitfront.runtimes.torch_runtime:TorchRuntime",
     "runtime/litert": "bitfront.runtimes.litert:LiteRt",
     "runtime/c_fixed": "bitfront.runtimes.c_fixed:CFixed",
     "device/host": "bitfront.devices.host:HOST",

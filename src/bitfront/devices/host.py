@@ -13,6 +13,7 @@ HOST = Device(
         "onnxruntime",
         "litert",
         "openvino",
+        "torch",
         "c_fixed",
     ),
 )

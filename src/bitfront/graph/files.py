@@ -6,8 +6,9 @@ executes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bitfront.quant.plan_files import plan_from_json, plan_to_json
 from bitfront.record import from_json, to_json
 from bitfront.store import atomic_write
 
-__all__ = ["SUFFIX", "beside", "load", "save"]
+__all__ = ["SUFFIX", "beside", "facts", "load", "save"]
 
 SUFFIX = ".reference.safetensors"
 """Ending of such files; an artifact ``model.onnx`` has its reference in ``model.reference.safetensors`` beside it."""
@@ -31,8 +32,8 @@ SCHEMA = 1
 MAX_BYTES = 2 << 30
 
 
-def save(path: Path, graph: Graph, plan: Plan) -> None:
-    """Write ``graph`` and ``plan``, atomically. Raises SpaceError, UsageError."""
+def save(path: Path, graph: Graph, plan: Plan, facts: Mapping[str, Any] | None = None) -> None:
+    """Write ``graph`` and ``plan``, atomically; ``facts`` are kept with them. Raises SpaceError, UsageError."""
     header = {
         "schema": SCHEMA,
         "nodes": [_node(node) for node in graph.nodes],
@@ -40,6 +41,7 @@ def save(path: Path, graph: Graph, plan: Plan) -> None:
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "plan": plan_to_json(plan),
+        **({"facts": to_json(facts)} if facts else {}),
     }
     constants = {name: np.ascontiguousarray(value) for name, value in graph.constants.items()}
     atomic_write(path, save_tensors(constants, {"bitfront": json.dumps(header)}))
@@ -61,16 +63,9 @@ def load(path: Path) -> tuple[Graph, Plan]:
 
     Raises UsageError for no such file or one written by a newer bitfront, DataError for anything else.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES} bytes", hint="this is no reference file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="is the name right?") from None
-    try:
-        header = json.loads(_metadata(data)["bitfront"])
-        if header["schema"] > SCHEMA:
-            raise UsageError(f"{path} was written by a newer bitfront", hint="update bitfront")
+    data = _bytes(path)
+    with _damage(path):
+        header = _header(data, path)
         tensors = [from_json(Tensor, item) for item in header["tensors"]]
         graph = Graph(
             tuple(_read_node(item) for item in header["nodes"]),
@@ -80,6 +75,36 @@ def load(path: Path) -> tuple[Graph, Plan]:
             tuple(header["outputs"]),
         )
         return graph, plan_from_json(header["plan"])
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """Return what else :func:`save` was told to keep; raises as :func:`load`."""
+    data = _bytes(path)
+    with _damage(path):
+        return dict(_header(data, path).get("facts", {}))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: larger than {MAX_BYTES} bytes", hint="this is no reference file")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="is the name right?") from None
+
+
+def _header(data: bytes, path: Path) -> Any:
+    header = json.loads(_metadata(data)["bitfront"])
+    if header["schema"] > SCHEMA:
+        raise UsageError(f"{path} was written by a newer bitfront", hint="update bitfront")
+    return header
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Say of all that a damaged file can cause that it is no reference file."""
+    try:
+        yield
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"{path} is no reference file of bitfront ({reason})", hint="was it changed or cut?") from error

@@ -117,11 +117,12 @@ class FakeQuantizer(nn.Module):  # type: ignore[misc]
             rule: ``half_even`` or ``half_up``.
             clip: bounds of a fused activation; they are rounded to the format.
         """
-        if isinstance(self.form, Float16):
+        if integer(self.form) is None:
+            x = x if clip is None else x.clamp(*clip)
+            if not isinstance(self.form, Float16):
+                return x
             inside = x.clamp(-LARGEST_HALF, LARGEST_HALF)
             return straight_through(inside.half().float(), inside)
-        if integer(self.form) is None:
-            return x
         step = self.step(learn)
         low, high = self.bounds(clip)
         values: Tensor = _Quantize.apply(x, step, low, high, rule)
