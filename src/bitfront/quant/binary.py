@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitfront.errors import UsageError, unknown_name
 from bitfront.graph.ir import Graph, Node, Tensor
@@ -110,11 +111,12 @@ def packed_bytes(graph: Graph, plan: Plan) -> int:
     return weight_bytes(graph, plan) + sum(4 * len(form.scale) for form in forms if isinstance(form, Binary))
 
 
-def _latent(weight: np.ndarray, stochastic: bool) -> np.ndarray:
+def _latent(weight: NDArray[np.floating], stochastic: bool) -> NDArray[np.float32]:
     """Weights within [-1, 1], their signs kept; where signs are drawn, a mean weight keeps its own at odds 3 to 1."""
     size = np.abs(weight)
     top = 2 * size.mean() if stochastic else size.max(initial=0)
-    return np.clip(weight / top if top > 0 else weight, -1, 1).astype(np.float32)
+    latent: NDArray[np.float32] = np.clip(weight / top if top > 0 else weight, -1, 1).astype(np.float32)
+    return latent
 
 
 def _scaled(graph: Graph, node: Node) -> Binary:
