@@ -68,3 +68,15 @@ def test_given_networks_are_known_at_the_size_they_were_trained_at(explorer: Exp
     assert explorer._is_native(Architecture({"width": 1.0}, (32, 32)))
     assert not explorer._is_native(Architecture({"width": 1.0}, (64, 64)))
     assert not explorer._is_native(Architecture({"width": 0.5}, (32, 32)))
+
+
+def test_a_run_that_began_on_a_crowded_machine_keeps_to_one_thread(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for load, expected in ((2.5, True), (0.2, True)):  # as when it began, also when it is resumed in calm
+        monkeypatch.setattr(exploring, "load_per_core", lambda load=load: load)
+        if expected and load > 1:
+            explorer.db.put("crowded", None)
+        assert explorer._is_crowded() == expected
+    explorer.config = replace(explorer.config, budget=Budget())
+    assert not explorer._is_crowded()  # without a limit the work alone decides

@@ -24,6 +24,7 @@ from bitfront.fitting.tasks import FilesTask, T, TrainTask, reason
 from bitfront.fitting.training import Training, n_parameters
 from bitfront.fitting.waves import waves
 from bitfront.fitting.worker import Place
+from bitfront.measure.system import load_per_core
 from bitfront.record import Candidate, Record, content_id, from_json
 from bitfront.rundb import RunDb
 from bitfront.tracking import Tracking
@@ -76,7 +77,21 @@ class Explorer:
         self.crew = crew or InProcess()
         self.beside: bool = db.get("beside", False)
         """Whether trainings were cut into waves that can run beside each other, when the run began."""
-        self.shop = replace(shop, tracking=tracking or Tracking(), made=self._made, one_thread=self.beside)
+        self.shop = replace(
+            shop, tracking=tracking or Tracking(), made=self._made, one_thread=self.beside or self._is_crowded()
+        )
+
+    def _is_crowded(self) -> bool:
+        """Whether the machine had more to do than it has cores when a run under a limit of time began.
+
+        Two threads that wait for each other are then slower than one. Other runs look at their work alone, because the
+        number of threads changes the last bits of weights.
+        """
+        if self.config.budget.time_s is None:
+            return False
+        if self.db.get("crowded") is None:
+            self.db.put("crowded", (load_per_core() or 0.0) > 1.0)
+        return bool(self.db.get("crowded"))
 
     @property
     def seconds(self) -> float:
