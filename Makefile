@@ -4,9 +4,10 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+ARM := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 SOURCES := src tests docs $(wildcard benchmarks)
 
-.PHONY: help setup demo test test-slow test-gpu format lint types check docs wheel clean
+.PHONY: help setup demo test test-slow test-gpu test-arm format lint types check docs wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -35,6 +36,11 @@ test-slow: setup  ## the slow tests (minutes to hours)
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 1800
+
+test-arm: setup  ## integer C on emulated Cortex-M3, M4, M7 and M55 (Debian packages; root installs them)
+	@command -v arm-none-eabi-gcc qemu-system-arm > /dev/null || apt-get install -y --no-install-recommends $(ARM) \
+	  || echo "skipped: install $(ARM)"
+	$(BIN)/pytest -m arm --timeout 1800
 
 format: setup  ## rewrite the sources in the one format
 	$(BIN)/ruff format $(SOURCES)
