@@ -187,6 +187,7 @@ def _integer_plan(recipe: Recipe, graph: Graph, ranges: Ranges | None, rule: str
         return Plan(recipe.name, _weight_formats(graph, {}, recipe, frozenset()), {"dynamic": True})
     head = _head(graph) if recipe.float_head else frozenset()
     left_float = _only_read_by(graph, head) | (_tail(graph) if recipe.float_tail else frozenset())
+    left_float |= frozenset() if recipe.io else _scores(graph)
     formats = _activation_formats(graph, ranges, rule, recipe, left_float)
     options = {"rule": rule, **({"io": recipe.io} if recipe.io else {})}
     return Plan(recipe.name, formats | _weight_formats(graph, formats, recipe, head), options)
@@ -310,3 +311,9 @@ def _tail(graph: Graph) -> frozenset[str]:
     """Return the tensors behind the last layer."""
     layers = [i for i, node in enumerate(graph.nodes) if _is_layer(node)]
     return frozenset(node.output for node in graph.nodes[max(layers, default=-1) + 1 :])
+
+
+def _scores(graph: Graph) -> frozenset[str]:
+    """Return the scores of classes that a dense layer ends with: its sums keep apart what 8-bit codes would tie."""
+    ends = (graph.producer(name) for name in graph.outputs)
+    return frozenset(node.output for node in ends if node is not None and node.op == "dense")
