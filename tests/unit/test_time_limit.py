@@ -53,6 +53,8 @@ def test_what_does_not_fit_the_time_that_is_left_is_not_begun(explorer: Explorer
     other = (jobs[0].architecture, None)
     assert len(list(explorer._trainings(jobs, forecast, [], 1.0, {"other": other}))) == 1  # 30 + 2 x 10 + 10 of 65
     explorer.spent_before = 55.0
+    assert len(list(explorer._trainings(jobs, forecast, [], 1.0, {"other": other}))) == 1  # begun: it goes on
+    explorer.db.put("begun", [])
     assert list(explorer._trainings(jobs, forecast, [], 1.0, {"other": other})) == []
     assert [r.reason for r in explorer.db.records()] == ["left out, the time is up"]
     (task, cost_s), *_ = explorer._trainings(jobs, forecast, [], 1.0, {})

@@ -306,17 +306,23 @@ class Explorer:
         for job in wave:
             cost_s = scale * forecast.train_s.get(job.architecture.id, 0.0)
             files_s += forecast.files_s(job.architecture)
-            if has_some and not self._has_time(cost_s + scale * files_s, forecast):
+            work = f"train {job.architecture.id} {scale}"
+            if not self._begins(work, cost_s + scale * files_s, forecast, anyway=not has_some):
                 files_s -= forecast.files_s(job.architecture)
                 self._lost(job.architecture, "dropped", "left out, the time is up")
                 continue
             has_some = True
             yield self._training(job, forecast, known, scale), cost_s
 
-    def _has_time(self, cost_s: float, forecast: Forecast) -> bool:
-        """Whether a piece of work that takes so long leaves time for the end of the run."""
-        left = self.time_left()
-        return left is None or cost_s + forecast.fixed_s <= left
+    def _begins(self, work: str, cost_s: float, forecast: Forecast, *, anyway: bool) -> bool:
+        """Whether a piece of work leaves time for the end of the run, or was begun before the run was killed."""
+        left, begun = self.time_left(), self.db.get("begun", [])
+        if left is None or work in begun:
+            return True
+        if not anyway and cost_s + forecast.fixed_s > left:
+            return False
+        self.db.put("begun", [*begun, work])
+        return True
 
     def _training(
         self, job: Job, forecast: Forecast, before: Sequence[tuple[Architecture, Training]], scale: float
@@ -375,7 +381,7 @@ class Explorer:
         """Yield the making of files while there is time; that of the first network whatever the clock says."""
         for n, task in enumerate(tasks):
             cost_s = forecast.files_s(task.architecture)
-            if n and not self._has_time(cost_s, forecast):
+            if not self._begins(f"files {_key(task)}", cost_s, forecast, anyway=not n):
                 self._lost(task.architecture, "dropped", "no files, the time is up")
                 continue
             yield task, cost_s
