@@ -49,7 +49,8 @@ def run(nets: Sequence[Net], core: Core, folder: Path, flags: Sequence[str] = ("
         (folder / name).write_text(text)
     head, table = ["#include <stdint.h>"], []
     for net in nets:
-        w, source = net.written, net.written.program.held[net.graph.inputs[0]]
+        w, name = net.written, net.graph.inputs[0]
+        source = w.program.held[name]
         assert source.form is not None
         (folder / f"{w.name}.h").write_text(w.model_h)
         (folder / f"{w.name}_weights.h").write_text(w.weights_h)
@@ -58,7 +59,7 @@ def run(nets: Sequence[Net], core: Core, folder: Path, flags: Sequence[str] = ("
         head.append(f"static const uint8_t {w.name}_images[] = {{{','.join(map(str, images))}}};")
         head.append(f"void {w.name}_run(void *arena);")
         table.append(
-            f"{{{w.name}_run, {w.name}_arena, (uint8_t *){w.name}_arena + {w.offsets[net.graph.inputs[0]]}, {w.name}_images, "
+            f"{{{w.name}_run, {w.name}_arena, (uint8_t *){w.name}_arena + {w.offsets[name]}, {w.name}_images, "
             f"{source.n_bytes}, {len(net.images)}}},"
         )
     head.append("static const struct { void (*run)(void *); void *arena; uint8_t *input; const uint8_t *images;")
