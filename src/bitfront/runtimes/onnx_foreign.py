@@ -25,7 +25,7 @@ from bitfront.runtimes import onnx_file
 from bitfront.runtimes.onnx_session import OnnxSession
 from bitfront.store import atomic_write
 
-__all__ = ["FOREIGN_RECIPES", "Description", "describe", "export"]
+__all__ = ["FOREIGN_RECIPES", "ONNXRUNTIME", "Description", "Quantizer", "describe", "export"]
 
 PRESETS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -44,6 +44,21 @@ QUANTIZER: Mapping[str, Mapping[str, Any]] = {
     "int8_portable": {"activations": "QUInt8", "reduce_range": True},
 }
 FOREIGN_RECIPES = ("float32", "dynamic", *QUANTIZER)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Another's quantizer of ONNX files, which works in a child process."""
+
+    name: str
+    recipes: tuple[str, ...]
+    calibrated: tuple[str, ...]
+    """Of these, the recipes that want images."""
+    module: str
+    """Its function ``quantize_folder(folder, recipe, shape)`` makes ``int8.onnx`` of ``float.onnx`` and the images."""
+
+
+ONNXRUNTIME = Quantizer("ONNX Runtime's quantizer", FOREIGN_RECIPES, tuple(QUANTIZER), __name__)
 MIN_OPSET, OPSET = 13, 17
 """Per-channel DequantizeLinear came with opset 13; older files are converted to 17."""
 TIME_LIMIT_S = 1800
@@ -91,28 +106,36 @@ def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> 
     return Description(contract, output, (*notes, *more), any_size, task)
 
 
-def export(path: Path, recipe: str, batches: Iterable[NDArray[np.float32]], folder: Path, found: Description) -> Path:
-    """Quantize a foreign float32 file with ONNX Runtime's own quantizer and write ``folder/model.onnx``.
+def export(  # noqa: PLR0917
+    path: Path,
+    recipe: str,
+    batches: Iterable[NDArray[np.float32]],
+    folder: Path,
+    found: Description,
+    quantizer: Quantizer = ONNXRUNTIME,
+) -> Path:
+    """Quantize a foreign float32 file with another's quantizer and write ``folder/model.onnx``.
 
     Args:
         path: the float32 file, of any opset that onnx converts.
-        recipe: one of ``FOREIGN_RECIPES``; ``float32`` stores the file as it is, with its contract.
+        recipe: one of the quantizer's; ``float32`` stores the file as it is, with its contract.
         batches: normalized float32 images ``(b, c, h, w)`` to calibrate on; read one by one.
         folder: where to write.
         found: how the file is fed and read, kept in the new file.
+        quantizer: by default ONNX Runtime's own.
 
     Raises:
         UsageError: a recipe that foreign files cannot have.
         DataError: the quantizer fails or dies, or the input is not float32.
     """
-    if recipe not in FOREIGN_RECIPES:
-        hint = f"of files with operators of their own bitfront makes {', '.join(FOREIGN_RECIPES)}"
+    if recipe not in quantizer.recipes:
+        hint = f"of files with operators of their own {quantizer.name} makes {', '.join(quantizer.recipes)}"
         raise UsageError(f"'{path.name}' cannot be exported as {recipe}", hint=hint)
     model = onnx_file.load_model(path)
     if recipe != "float32":
         if found.input.dtype != "float32":
             raise DataError(f"'{path}' takes {found.input.dtype}", hint="quantize the float32 file it was made from")
-        model = _quantized(model, recipe, batches, found.input, path)
+        model = _quantized(model, recipe, batches, found.input, path, quantizer)
     facts = {"tool": f"bitfront {bitfront.__version__}", "recipe": recipe, "foreign": path.name}
     onnx.helper.set_model_props(model, onnx_file.header(found.input, found.output, **facts))
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,22 +229,27 @@ def _output(model: onnx.ModelProto, path: Path, contract: InputContract) -> tupl
     return readout, (f"{path.name}: one output channel, {what}",), task
 
 
-# --- the quantizer of ONNX Runtime, in a child process ---------------------------------------------------------------
-def _quantized(
-    model: onnx.ModelProto, recipe: str, batches: Iterable[NDArray[np.float32]], contract: InputContract, path: Path
+# --- a quantizer in a child process ---------------------------------------------------------------------------------
+def _quantized(  # noqa: PLR0917
+    model: onnx.ModelProto,
+    recipe: str,
+    batches: Iterable[NDArray[np.float32]],
+    contract: InputContract,
+    path: Path,
+    quantizer: Quantizer,
 ) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="bitfront-") as name:
         folder = Path(name)
         atomic_write(folder / "float.onnx", model.SerializeToString())
         count, shape = 0, ""
-        for batch in batches if recipe in QUANTIZER else ():
+        for batch in batches if recipe in quantizer.calibrated else ():
             for image in batch:
                 feed = image if contract.layout == "nchw" else image.transpose(1, 2, 0)
                 atomic_write(folder / f"{count:06d}.f32", np.ascontiguousarray(feed, np.float32).tobytes())
                 count, shape = count + 1, "x".join(map(str, feed.shape))
-        if recipe in QUANTIZER and not count:
+        if recipe in quantizer.calibrated and not count:
             raise DataError(f"nothing to calibrate '{path.name}' on", hint="give at least one image")
-        code = "import sys; from bitfront.runtimes.onnx_foreign import quantize_folder as q; q(*sys.argv[1:])"
+        code = f"import sys; from {quantizer.module} import quantize_folder as q; q(*sys.argv[1:])"
         try:
             done = subprocess.run(
                 [sys.executable, "-c", code, str(folder), recipe, shape],
@@ -232,7 +260,7 @@ def _quantized(
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise DataError(
-                f"ONNX Runtime's quantizer fails on '{path.name}': {one_line(lines[-1])[:200]}",
+                f"{quantizer.name} fails on '{path.name}': {one_line(lines[-1])[:200]}",
                 hint="use the float file, or export the model from torch",
             )
         return onnx.load_model_from_string((folder / "int8.onnx").read_bytes())

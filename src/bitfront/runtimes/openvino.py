@@ -88,10 +88,12 @@ class OpenVino:
         preprocess: str = "",
         info: DataInfo | None = None,
     ) -> Path:
-        """Quantize a file that the graph cannot hold, by NNCF; see :func:`bitfront.runtimes.openvino_nncf.export`."""
+        """Quantize a file that the graph cannot hold, by NNCF; see :func:`bitfront.runtimes.onnx_foreign.export`."""
         from bitfront.runtimes import onnx_foreign, openvino_nncf
 
-        return openvino_nncf.export(path, recipe, batches, folder, onnx_foreign.describe(path, preprocess, info))
+        openvino_nncf.require()
+        found = onnx_foreign.describe(path, preprocess, info)
+        return onnx_foreign.export(path, recipe, batches, folder, found, openvino_nncf.NNCF)
 
     def profile(
         self, path: Path, images: NDArray[np.float32], threads: int = 1, n_runs: int = 20
