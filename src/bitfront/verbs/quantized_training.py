@@ -131,7 +131,7 @@ def train_quantized(
         live_norm: share in which batch normalization is live behind folded layers, in (0, 1].
         class_weights: in the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
         options: by default the preset ``quantized``, with a delay ``default``.
-        runtime: engine of the file.
+        runtime: engine of the file; by default the one that reads files like ``out``, else ONNX Runtime.
         part: what to score on; by default the last part that exists.
         settings: knobs of the model.
         weights: checkpoint for catalogue models and factories.
@@ -156,7 +156,7 @@ def train_quantized(
     began = time.monotonic()
     check_shares(learn_ranges, freeze_ranges, live_norm)
     chosen = _options(options, delay)
-    engine = open_runtime(runtime)
+    engine = open_runtime(runtime, out)
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
@@ -271,7 +271,7 @@ def plan_quantized_training(
 ) -> dict[str, Any]:
     """Return what :func:`train_quantized` would do, doing nothing. Raises UsageError, DataError, DeviceError."""
     chosen = _options(options, delay)
-    place = artifact_path(out, open_runtime(runtime))
+    place = artifact_path(out, open_runtime(runtime, out))
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
     n_train, n_val = (len(opened.dataset.part(p)) for p in train_and_val(opened.dataset.parts(), opened.info.name))
