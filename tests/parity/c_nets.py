@@ -199,14 +199,17 @@ def _narrowed(form: Qmn, bits: int) -> Qmn:
     return replace(form, bits=form.bits - lost, frac_bits=form.frac_bits - lost)
 
 
-def random_net(rng: np.random.Generator, n: int) -> Net:
-    """Net number ``n``: its graph, plan, images of which one saturates, and C."""
+def random_net(rng: np.random.Generator, n: int, *, streams: bool = True) -> Net:
+    """Net number ``n``: its graph, plan, images of which one saturates, and C; of some the image comes row by row."""
     graph = random_graph(rng, n)
     shape = graph.tensors["image"].shape[1:]
     images = rng.normal(0, 1, (2, *shape)).astype(np.float32)
     plan = random_plan(graph, images, rng)
     images[1] *= 100
-    return Net(graph, plan, images, c_source.write(graph, plan, f"net{n}", int(rng.choice([64, 256, 2048]))))
+    scratch = int(rng.choice([64, 256, 2048]))
+    first, *others = graph.consumers("image")
+    streamed = first.op == "conv" and not others and bool(rng.random() < 0.4) and streams
+    return Net(graph, plan, images, c_source.write(graph, plan, f"net{n}", scratch, streamed))
 
 
 def differing(nets: Sequence[Net], flags: Sequence[str]) -> tuple[list[str], int]:

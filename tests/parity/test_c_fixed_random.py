@@ -25,6 +25,7 @@ def test_random_networks_agree_in_every_code(rng: np.random.Generator) -> None:
     nets = [random_net(rng, i) for i in range(200)]
     ops = {node.op for net in nets for node in net.graph.nodes}
     assert len(ops) >= 26, sorted(ops)
+    assert sum(net.written.program.window_bytes > 0 for net in nets) > 10
     found, n_codes = differing(nets, QUICK)
     assert not found, "\n".join(found[:5])
     assert n_codes > 100_000

@@ -86,6 +86,29 @@ def test_the_file_builds_with_a_compiler_alone_and_passes_its_own_test(
     assert subprocess.run([home / "self_test"], check=False).returncode == 1, "one bit of a weight"
 
 
+@compiles
+def test_images_that_come_row_by_row(made: tuple[Graph, Plan], rng: np.random.Generator, tmp_path: Path) -> None:
+    graph, plan = made
+    engine, x = CFixed(stream_input=True), images(rng)
+    path = engine.export(graph, plan, tmp_path, CONTRACT, OUTPUT)
+    agreement = verify.compare(CFixed(), path, graph, plan, CONTRACT, OUTPUT, x)
+    assert agreement.verified, agreement
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "out")
+    home = tmp_path / "out" / "model"
+    assert "model_input(" not in (home / "src" / "model.h").read_text()
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", *c_build.STRICT)
+    command = f"cc -std=c99 -O0 {' '.join(flags)} -Isrc src/*.c main.c -o self_test"
+    subprocess.run(command, shell=True, cwd=home, check=True, timeout=120)
+    assert subprocess.run([home / "self_test"], check=False).returncode == 0
+    program = c_lower.lower(graph, plan, streamed=True)
+    assert program.window_bytes == 3 * 8 * 3, "three rows of eight pixels"
+    b = Builder()
+    x = b.input("x", (1, 2, 4, 4))
+    with pytest.raises(UsageError, match=r"node 'n' \(neg\) is not the one convolution"):
+        c_lower.lower(b.build([b.node("neg", "n", [x])]), Plan("p", {"x": Qmn(8, 4), "n": Qmn(8, 4)}), streamed=True)
+
+
 def test_the_file_says_what_it_takes(made: tuple[Graph, Plan], tmp_path: Path) -> None:
     path = CFixed().export(*made, tmp_path, CONTRACT, OutputContract("threshold", 0.5))
     with zipfile.ZipFile(path) as archive:

@@ -78,7 +78,7 @@ def test_float_is_left_to_onnx_runtime(rng: np.random.Generator, tmp_path: Path)
     assert choose_recipes(None, CFixed().recipes) == ("float32", "qmn8")
     with pytest.raises(UsageError, match="no runtime of the run exports 'int8'"):
         choose_recipes(["int8"], CFixed().recipes)
-    asked = plan(Config(str(model), "conveyor", runtime="c_fixed", effort="single"))
+    asked = plan(Config(str(model), "conveyor", runtime="c_fixed", effort="single", limit=4))
     assert asked["runtimes"] == ["onnxruntime", "c_fixed"]
     assert asked["recipes"] == ["float32", "qmn8"]
     assert asked["evaluations"] == 2, "one float file and one in C"

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from bitfront.errors import DataError, DeviceError
+from bitfront.runtimes.c_program import Held
 from bitfront.runtimes.c_source import Written, kernels
 from bitfront.store import atomic_write
 
@@ -119,20 +120,37 @@ def _library(path: str, flags: Sequence[str], head: Sequence[str], library: Mapp
 def _files(written: Sequence[Written]) -> dict[str, str]:
     """Return one unit with all networks, and the table of them."""
     files = {}
-    table = ["#include <stdint.h>"]
+    table = ["#include <stdint.h>", "#include <string.h>"]
     lines = []
     for net in written:
         name, program = net.name, net.program
         files[f"{name}.h"], files[f"{name}_weights.h"] = net.model_h, net.weights_h
         x, y = program.held[program.input], program.held[program.output]
         table.append(f"static uint64_t {name}_arena[{-(-max(net.memory.n_bytes, 4) // 8)}];")
-        table.append(f"void {name}_run(void *arena);")
-        at = net.offsets
-        lines.append(f"HOST_NET({name}, {at[program.input]}, {x.n_bytes}, {at[program.output]}, {y.n_bytes})")
+        run, source = f"{name}_run", f"(uint8_t *){name}_arena + {net.offsets[program.input]}"
+        if program.window_bytes:
+            run, source = f"{name}_host", f"{name}_image"
+            table += _streamed(name, x)
+        else:
+            table.append(f"void {name}_run(void *arena);")
+        lines.append(f"HOST_NET({name}, {run}, {source}, {x.n_bytes}, {net.offsets[program.output]}, {y.n_bytes})")
     table.append("#define NETS \\\n    " + " \\\n    ".join(lines))
     files["host_nets.h"] = "\n".join(table) + "\n"
     files["nets.c"] = "\n".join(net.model_c for net in written)
     return files
+
+
+def _streamed(name: str, x: Held) -> list[str]:
+    """Return what feeds a network row by row from an image of its own."""
+    row = x.n_bytes // x.shape[1]
+    return [
+        f"static uint8_t {name}_image[{x.n_bytes}];",
+        f"void {name}_run(void *arena, void (*fetch)(void *context, int32_t row, void *codes), void *context);",
+        f"static void {name}_fetch(void *context, int32_t row, void *codes) {{",
+        f"    memcpy(codes, (uint8_t *)context + row * {row}, {row});",
+        "}",
+        f"static void {name}_host(void *arena) {{ {name}_run(arena, {name}_fetch, {name}_image); }}",
+    ]
 
 
 def _digest(head: Sequence[str], files: Mapping[str, str]) -> str:

@@ -27,6 +27,9 @@ class CFixed:
     scratch_bytes: int = 2048
     """Memory, within the arena, that a layer's unpacked weights and patches should not exceed: more is faster."""
 
+    stream_input: bool = False
+    """Whether the program asks for the image row by row, so that it need not lie in memory."""
+
     name: ClassVar[str] = "c_fixed"
     recipes: ClassVar[tuple[str, ...]] = ("qmn8",)
     suffix: ClassVar[str] = ".zip"
@@ -52,7 +55,7 @@ class CFixed:
         """
         from bitfront.runtimes import c_source, c_tree
 
-        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes)
+        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes, self.stream_input)
         made = c_tree.tree(graph, plan, written, contract, output, self.scratch_bytes)
         path = folder / f"model{self.suffix}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,7 @@ class CFixed:
         """Say what the C takes."""
         from bitfront.runtimes import c_source
 
-        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes)
+        written = c_source.write(graph, plan, self.prefix, self.scratch_bytes, self.stream_input)
         return (
             f"C: {written.flash_bytes:,} bytes of constants in flash beside the program, {written.memory.n_bytes:,} "
             f"bytes of RAM ({written.memory.bound:,} at least), rounding {written.program.rounding.replace('_', ' ')}",

@@ -27,7 +27,8 @@ def lower_layer(lowering: Lowering, node: Node) -> Step:
     x, place = lowering.input(node)
     y = lowering.hold(node, lowering.form(node, node.output))
     codes, fields = _weight(lowering, node, x)
-    shape = _shape(node, x, y, codes.shape)
+    streamed = lowering.streamed and node.inputs[0] == lowering.graph.inputs[0]
+    shape = _shape(node, x, y, codes.shape, whole=not streamed)
     wide, shifts = _sums(lowering, node, x, y)
     kind = _kernel(shape, codes.shape, x, wide)
     n = int(np.prod(codes.shape[1:]))
@@ -36,8 +37,11 @@ def lower_layer(lowering: Lowering, node: Node) -> Step:
     assert y.form is not None
     fields |= lowering.bounds(node, y.form) | shape
     fields |= {"block": block, "in_type": x.type, "out_type": y.type, "even": lowering.even}
-    call = Call(kind, "bf_layer", lowering.check(node, fields), (place, Place("tensor", node.output), Place("scratch")))
-    return Step(node, (call,), scratch)
+    places: tuple[Place, ...] = (place, Place("tensor", node.output), Place("scratch"))
+    if streamed:
+        places = (Place("text", kind), Place("text", "fetch"), Place("text", "context"), *places)
+        kind = "bf_stream"
+    return Step(node, (Call(kind, "bf_layer", lowering.check(node, fields), places),), scratch)
 
 
 def _weight(lowering: Lowering, node: Node, x: Held) -> tuple[NDArray[np.int64], dict[str, int | str]]:
@@ -78,13 +82,13 @@ def _bias(lowering: Lowering, node: Node) -> dict[str, int | str]:
     return {"bias": name, "bias_bits": bits, "bias_shift": shift}
 
 
-def _shape(node: Node, x: Held, y: Held, weight: tuple[int, ...]) -> dict[str, int | str]:
-    """Return the fields of sizes; what is a dense layer, or walks single pixels, is told as such."""
+def _shape(node: Node, x: Held, y: Held, weight: tuple[int, ...], *, whole: bool) -> dict[str, int | str]:
+    """Return the fields of sizes; on a whole map, what is a dense layer or walks single pixels is told as such."""
     if node.op == "dense":
         return _sizes((1, 1, x.n), (1, 1, weight[0]))
     c, h, w = x.shape
     oc, oh, ow = y.shape
-    kernel, plain = weight[1:3], node["groups"] == 1 and not any(node["pads"])
+    kernel, plain = weight[1:3], whole and node["groups"] == 1 and not any(node["pads"])
     if plain and kernel == (h, w) and (oh, ow) == (1, 1) and tuple(node["dilations"]) == (1, 1):
         return _sizes((1, 1, c * h * w), (1, 1, oc))
     if plain and kernel == (1, 1) and tuple(node["strides"]) == (1, 1) and h * w <= MAX_FLAT:

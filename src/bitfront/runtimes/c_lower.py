@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bitfront.errors import UsageError
 from bitfront.graph.count import lifetimes
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
@@ -49,12 +50,12 @@ RULES: Mapping[str, Rule] = {
 """Operator -> what lowers it."""
 
 
-def lower(graph: Graph, plan: Plan, scratch_bytes: int = SCRATCH_BYTES) -> Program:
-    """Return the program of a prepared graph under a plan of Qmn formats.
+def lower(graph: Graph, plan: Plan, scratch_bytes: int = SCRATCH_BYTES, streamed: bool = False) -> Program:
+    """Return the program of a prepared graph under a plan of Qmn formats; ``streamed``: its input comes row by row.
 
     Raises UsageError for tensors in other formats, OperatorError naming the node for what the kernels cannot do.
     """
-    lowering = Lowering(graph, plan, scratch_bytes)
+    lowering = Lowering(graph, plan, scratch_bytes, streamed)
     source = graph.inputs[0]
     first = graph.consumers(source)
     if not first:
@@ -67,7 +68,21 @@ def lower(graph: Graph, plan: Plan, scratch_bytes: int = SCRATCH_BYTES) -> Progr
             raise lowering.unsupported(node, f"it has no kernel for '{node.op}'")
         steps.append(rule(lowering, node))
     rounding = fixed_point.rounding_of(plan)
-    return Program(steps, lowering.held, lowering.arrays, source, graph.outputs[0], rounding)
+    window = _window_bytes(graph, lowering.held[source]) if streamed else 0
+    return Program(steps, lowering.held, lowering.arrays, source, graph.outputs[0], rounding, window)
+
+
+def _window_bytes(graph: Graph, x: Held) -> int:
+    """Return what is held of an input that comes row by row. Raises UsageError where it cannot."""
+    source = graph.inputs[0]
+    reader, *others = graph.consumers(source)
+    if others or reader.op != "conv" or source in graph.outputs:
+        raise UsageError(
+            f"the input cannot come row by row: node '{reader.name}' ({reader.op}) is not the one convolution on it",
+            hint="keep the image in memory: CFixed(stream_input=False)",
+        )
+    n_rows = (graph.tensors[reader.inputs[1]].shape[2] - 1) * reader["dilations"][0] + 1
+    return int(n_rows * x.shape[2] * x.shape[0] * x.dtype.itemsize)
 
 
 def layout(graph: Graph, program: Program) -> tuple[Layout, dict[str, int]]:
@@ -91,7 +106,10 @@ def buffers(graph: Graph, program: Program) -> tuple[list[Buffer], dict[str, str
         root = home[step.shares] if step.shares else _dying(step, i, home, until)
         home[name] = root or name
         until[home[name]] = max(until.get(home[name], 0), alive[name][1])
-    found = [Buffer(root, program.held[root].n_bytes, alive[root][0], last) for root, last in until.items()]
+    sizes = {root: program.held[root].n_bytes for root in until}
+    if program.window_bytes:
+        sizes[program.input] = program.window_bytes
+    found = [Buffer(root, sizes[root], alive[root][0], last) for root, last in until.items()]
     found += [
         Buffer(scratch(i), step.scratch_bytes, i, i) for i, step in enumerate(program.steps) if step.scratch_bytes
     ]

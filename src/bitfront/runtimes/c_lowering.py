@@ -46,6 +46,8 @@ class Lowering:
     plan: Plan
     scratch_bytes: int
     """What a layer's scratch should not exceed; it may have to."""
+    streamed: bool = False
+    """Whether the input comes row by row."""
     held: dict[str, Held] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)

@@ -95,7 +95,7 @@ class Place:
     """An argument of a kernel: a tensor, an array, or scratch."""
 
     kind: str
-    """``tensor``, ``array`` or ``scratch``."""
+    """``tensor``, ``array``, ``scratch``, or ``text``: a name of C itself."""
     name: str = ""
     offset: int = 0
     """Bytes."""
@@ -138,3 +138,5 @@ class Program:
     input: str = ""
     output: str = ""
     rounding: str = "half_even"
+    window_bytes: int = 0
+    """Of an input that comes row by row: what is held of it; 0: all."""

@@ -54,13 +54,17 @@ def kernels() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 
-def write(graph: Graph, plan: Plan, name: str = "model", scratch_bytes: int = SCRATCH_BYTES) -> Written:
+def write(
+    graph: Graph, plan: Plan, name: str = "model", scratch_bytes: int = SCRATCH_BYTES, streamed: bool = False
+) -> Written:
     """Return the C of a prepared graph under a plan of Qmn formats; ``name`` begins all its global names.
+
+    ``streamed``: the image comes row by row.
 
     Raises UsageError for other formats and unfit names, OperatorError for operators without a kernel.
     """
     c_text.check_name(name)
-    program = lower(graph, plan, scratch_bytes)
+    program = lower(graph, plan, scratch_bytes, streamed)
     memory, offsets = layout(graph, program)
     return Written(
         name,
@@ -92,7 +96,7 @@ def _model_h(program: Program, memory: Layout, offsets: Mapping[str, int], name:
         "/* A network in fixed point. Written by bitfront; rounding: " + program.rounding.replace("_", " ") + ".",
         " *",
         f" *     static uint8_t arena[{upper}_ARENA_BYTES] __attribute__((aligned(8)));",
-        f" *     fill {name}_input(arena); {name}_run(arena); read {name}_output(arena);",
+        f" *     {_usage(program, name)}; read {name}_output(arena);",
         " *",
         f" * A code q stands for q / 2^{upper}_INPUT_FRAC_BITS (or OUTPUT). Maps lie row by row, channels innermost.",
         " * The arena is used again and again: write the input before every run, read the output before the next. */",
@@ -112,15 +116,12 @@ def _model_h(program: Program, memory: Layout, offsets: Mapping[str, int], name:
         f"typedef {c_text.C_TYPES[TYPES[x.type]]} {name}_input_t;",
         f"typedef {c_text.C_TYPES[TYPES[y.type]]} {name}_output_t;",
         "",
-        f"static inline {name}_input_t *{name}_input(void *arena) {{",
-        f"    return ({name}_input_t *)(void *)((uint8_t *)arena + {offsets[program.input]});",
-        "}",
-        "",
+        *_input_function(program, offsets, name),
         f"static inline const {name}_output_t *{name}_output(const void *arena) {{",
         f"    return (const {name}_output_t *)(const void *)((const uint8_t *)arena + {offsets[program.output]});",
         "}",
         "",
-        f"void {name}_run(void *arena);",
+        f"{_signature(program, name)};",
         "",
         "#ifdef __cplusplus",
         "}",
@@ -128,6 +129,23 @@ def _model_h(program: Program, memory: Layout, offsets: Mapping[str, int], name:
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _usage(program: Program, name: str) -> str:
+    if program.window_bytes:
+        return f"{name}_run(arena, fetch, context), where fetch writes the codes of a row, each once, in order"
+    return f"fill {name}_input(arena); {name}_run(arena)"
+
+
+def _input_function(program: Program, offsets: Mapping[str, int], name: str) -> list[str]:
+    if program.window_bytes:
+        return []
+    return [
+        f"static inline {name}_input_t *{name}_input(void *arena) {{",
+        f"    return ({name}_input_t *)(void *)((uint8_t *)arena + {offsets[program.input]});",
+        "}",
+        "",
+    ]
 
 
 def _tensor_macros(prefix: str, held: Held) -> list[str]:
@@ -152,8 +170,14 @@ def _model_c(program: Program, memory: Layout, offsets: Mapping[str, int], name:
         definitions, calls = _step(program, step, i, memory=memory, offsets=offsets, name=name)
         parts += definitions
         body += calls
-    parts.append(f"void {name}_run(void *arena) {{\n    uint8_t *const a = (uint8_t *)arena;\n")
+    parts.append(f"{_signature(program, name)} {{\n    uint8_t *const a = (uint8_t *)arena;\n")
     return "\n".join(parts) + "\n".join(body) + "\n}\n"
+
+
+def _signature(program: Program, name: str) -> str:
+    if not program.window_bytes:
+        return f"void {name}_run(void *arena)"
+    return f"void {name}_run(void *arena, void (*fetch)(void *context, int32_t row, void *codes), void *context)"
 
 
 def _step(
@@ -186,6 +210,8 @@ def _call(call: Call, arguments: list[str]) -> str:
 
 
 def _place(place: Place, at: Mapping[str, int], i: int, name: str) -> str:
+    if place.kind == "text":
+        return place.name
     if place.kind == "array":
         return f"{name}_{place.name}"
     return f"a + {at[scratch(i) if place.kind == 'scratch' else place.name] + place.offset}"

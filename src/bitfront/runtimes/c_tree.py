@@ -80,6 +80,7 @@ def tree(  # noqa: PLR0917
         "output": to_json(output),
         "output_shape": list(written.program.held[written.program.output].shape),
         "scratch_limit_bytes": scratch_bytes,
+        "streamed": bool(written.program.window_bytes),
         **facts(written),
     }
     found[MANIFEST] = json.dumps(described, indent=1, sort_keys=True) + "\n"
@@ -161,7 +162,7 @@ def read(path: Path) -> tuple[Graph, Plan, Written]:
             place = Path(folder) / NETWORK
             atomic_write(place, held[NETWORK])
             graph, plan = files.load(place)
-        written = write(graph, plan, name, scratch_bytes)
+        written = write(graph, plan, name, scratch_bytes, described.get("streamed") is True)
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path) from error
     for file, text in sources(written).items():

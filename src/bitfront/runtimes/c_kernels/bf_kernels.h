@@ -48,6 +48,13 @@ void bf_depthwise_u8_wide(const bf_layer *p, const void *x, void *y, void *scrat
 void bf_depthwise_i16_wide(const bf_layer *p, const void *x, void *y, void *scratch);
 void bf_depthwise_u16_wide(const bf_layer *p, const void *x, void *y, void *scratch);
 
+/* The first layer on an input that comes row by row: `fetch` writes a row's codes; rows are asked for in order, each at
+ * most once. `window` holds the rows that a row of the output sees: (kernel_h - 1) dilation_h + 1. */
+typedef void (*bf_fetch)(void *context, int32_t row, void *codes);
+typedef void (*bf_layer_kernel)(const bf_layer *p, const void *x, void *y, void *scratch);
+void bf_stream(const bf_layer *p, bf_layer_kernel kernel, bf_fetch fetch, void *context, void *window, void *y,
+               void *scratch);
+
 /* add, sub: y = clip(round((a 2^a_left +- b 2^b_left) / 2^shift)); mul: y = clip(round(a b / 2^shift)). Rows of n
  * elements; a step of 0 repeats. y may be a or b where that one's steps are those of y and its type has as many bytes. */
 enum { BF_ADD, BF_SUB, BF_MUL };

@@ -24,10 +24,11 @@ void bf_trace(int32_t layer, const void *codes, int32_t bytes) {
 typedef struct {
     void (*run)(void *arena);
     void *arena;
-    size_t input_at, input_bytes, output_at, output_bytes;
+    void *input;
+    size_t input_bytes, output_at, output_bytes;
 } host_net;
 
-#define HOST_NET(name, input, n_in, output, n_out) {name##_run, name##_arena, input, n_in, output, n_out},
+#define HOST_NET(name, run, input, n_in, output, n_out) {run, name##_arena, input, n_in, output, n_out},
 static const host_net nets[] = {NETS};
 
 int main(void) {
@@ -35,7 +36,7 @@ int main(void) {
     while (fread(head, sizeof head, 1, stdin) == 1 && head[0] < sizeof nets / sizeof *nets) {
         const host_net *const net = nets + head[0];
         uint8_t *const arena = net->arena;
-        if (fread(arena + net->input_at, 1, net->input_bytes, stdin) != net->input_bytes) {
+        if (fread(net->input, 1, net->input_bytes, stdin) != net->input_bytes) {
             return 1;
         }
         is_shown = head[1] != 0;
