@@ -3,8 +3,8 @@
     python benchmarks/camvid_networks.py --data ../shared/data/camvid
 
 All three are trained from scratch on 11 classes, at one small size and a small width, for the same few epochs: enough
-to show that they learn from real data and become verified files, not what they can reach. Scores: mIoU at the size of the
-photographs (480 x 360) on ``val``, of the exported file. Started again with the same ``--runs`` it goes on.
+to show that they learn from real data and become verified files, not what they can reach. Scores: mIoU at the size of
+the photographs (480 x 360) on ``val``, of the exported file. Started again with the same ``--runs`` it goes on.
 """
 
 from __future__ import annotations
