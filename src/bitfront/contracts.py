@@ -324,7 +324,7 @@ class Runtime(Protocol):
 
     name: str
     recipes: tuple[str, ...]
-    """Names of the quantization recipes it can export, float first."""
+    """Names of the quantization recipes it can export, float32 first where it has it."""
     suffix: str
     """File ending of its artifacts, with the dot."""
     tolerance_codes: int
