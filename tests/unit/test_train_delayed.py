@@ -26,7 +26,7 @@ from bitfront.quant.formats import Affine, Binary, Float16, Qmn
 from bitfront.quant.plan import Plan
 from bitfront.quant.recalibration import recalibrate
 from bitfront.quant.recipes import build
-from bitfront.registry import load, names
+from bitfront.registry import load
 from bitfront.stats.ranges import collect
 from bitfront.train import schedules
 from bitfront.verbs.class_weights import median_frequency, weighted
@@ -143,10 +143,12 @@ def test_killed_in_either_part(made: tuple[Any, list[Any]], data: str, tmp_path:
     assert seen == again
 
 
-@pytest.mark.parametrize("formats", ["affine", "qmn"])
-@pytest.mark.parametrize("runtime", [n for n in ("onnxruntime", "litert") if n in names("runtime")])
+@pytest.mark.parametrize(
+    ("runtime", "formats"),
+    [("onnxruntime", "affine"), ("onnxruntime", "qmn"), ("litert", "affine"), ("litert", "qmn"), ("c_fixed", "qmn")],
+)
 def test_every_runtime_scores_what_training_scored(
-    checkpoint: str, many: str, tmp_path: Path, formats: str, runtime: str
+    checkpoint: str, many: str, tmp_path: Path, runtime: str, formats: str
 ) -> None:
     """Affine formats per channel and fixed point, ranges learned and frozen late; within 0.2 points."""
     engine = load("runtime", runtime)()

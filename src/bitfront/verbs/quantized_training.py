@@ -157,6 +157,7 @@ def train_quantized(
     check_shares(learn_ranges, freeze_ranges, live_norm)
     chosen = _options(options, delay)
     engine = open_runtime(runtime, out)
+    float_engine = engine if "float32" in engine.recipes else open_runtime()
     place = artifact_path(out, engine)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     assert opened.dataset is not None
@@ -167,10 +168,19 @@ def train_quantized(
     opened = weighted(opened, class_weights, train_part)
     say = progress or (lambda stage, done, total: None)
     begun = functools.partial(
-        begin, opened, engine, plan, recipe, seed=seed, runs=Path(runs), cache=cache, edges=edges, delayed=delay > 0
+        begin,
+        opened,
+        float_engine,
+        plan,
+        recipe,
+        seed=seed,
+        runs=Path(runs),
+        cache=cache,
+        edges=edges,
+        delayed=delay > 0,
     )
 
-    def score(path: Path) -> Metrics:
+    def score(path: Path, engine: Runtime = engine) -> Metrics:
         return score_file(engine, path, start.opened, samples, score=chosen.score, threads=threads, progress=progress)
 
     state = place.with_name(f"{place.name}.training")
@@ -180,15 +190,15 @@ def train_quantized(
     check_loss(start, train_part)
     with tempfile.TemporaryDirectory() as folder:  # before the training: what cannot be exported fails here
         if delay:
-            _export_both(engine, start, Path(folder))
+            _export_both(float_engine, engine, start, Path(folder))
             flat, float_trained = _train_float(
                 opened, train_part, val_part, chosen, delay, state / "float", seed, on_epoch
             )
             chosen = _rest(chosen, float_trained)
             say("calibrate", 0, 0)
             start = begun(trained=flat)
-        twin, rounded = _export_both(engine, start, Path(folder))
-        float_metrics, float_size_bytes, before = score(twin), twin.stat().st_size, score(rounded)
+        twin, rounded = _export_both(float_engine, engine, start, Path(folder))
+        float_metrics, float_size_bytes, before = score(twin, float_engine), twin.stat().st_size, score(rounded)
     source = start.opened.source
     done = train_under_plan(
         start.graph,
@@ -360,8 +370,8 @@ def _rest(options: TrainOptions, done: Trained) -> TrainOptions:
     return options if limit is None else replace(options, time_limit_seconds=max(1.0, limit - done.seconds))
 
 
-def _export_both(engine: Runtime, start: Start, folder: Path) -> tuple[Path, Path]:
+def _export_both(float_engine: Runtime, engine: Runtime, start: Start, folder: Path) -> tuple[Path, Path]:
     """Return the files in float and under the plan, as they are before the training under the plan."""
     source = start.opened.source
-    twin = engine.export(start.flat, Plan("float32"), folder / "float", source.input, source.output)
+    twin = float_engine.export(start.flat, Plan("float32"), folder / "float", source.input, source.output)
     return twin, engine.export(start.graph, start.plan, folder / "before", source.input, source.output)
