@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from bitfront import cli, pipeline
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import Interrupted, UsageError
-from bitfront.fitting import searching, stages, tasks
+from bitfront.fitting import searching, stages, tasks, tuning
 from bitfront.fitting.config import BitSearch
 from bitfront.fitting.searching import alone, menu_options, usual_evaluations
 from bitfront.graph import files
@@ -300,3 +302,35 @@ def test_stats_from_the_command_line(call: Callable[..., Any], data: str, checkp
         code, _, err = call("stats", checkpoint, data, *wrong)
         assert code == 2
         assert message in err
+
+
+def test_members_that_lose_are_trained_under_their_plans(data: str, checkpoint: str, tmp_path: Path) -> None:
+    bits = replace(BITS, n_trained=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.report, "write", lambda run: None)
+        patch.setattr(tuning, "LEAST_LOSS", -1.0)  # this network has hardly learned anything to lose
+        run = search_bits(checkpoint, data, bits=bits, runs=tmp_path, name="trained")
+        assert [r.id for r in resume(run.path).records()] == [r.id for r in run.records()]
+    trained = [r for r in run.records() if r.candidate.recipe.endswith("_trained")]
+    assert trained
+    (told,) = run.value("searches")
+    for record in trained:
+        assert record.agreement is not None
+        assert record.agreement.verified
+        assert record.val is not None
+        assert record.artifact is not None
+        graph, _ = files.load((run.path / record.artifact.path).with_suffix(files.SUFFIX))
+        before = [m["score"] for m in told["front"] if m["candidate"] == record.id]
+        assert all(record.val.value >= score for score in before)
+        assert graph.nodes
+
+
+def test_the_smallest_members_within_each_loss_are_worth_training() -> None:
+    def member(score: float, cost: float) -> Any:
+        return SimpleNamespace(score=score, costs=(cost,), genome=(int(cost),))
+
+    members = [member(0.899, 9), member(0.88, 6), member(0.86, 5), member(0.8, 4), member(0.65, 3), member(0.1, 2)]
+    searched: Any = SimpleNamespace(members=members, result=SimpleNamespace(float_score=0.9))
+    assert tuning.worth_training(searched, 3) == [members[4], members[3], members[2]]
+    assert tuning.worth_training(searched, 1) == [members[4]]
+    assert tuning.worth_training(SimpleNamespace(members=members[:1], result=searched.result), 3) == []

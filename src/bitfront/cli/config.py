@@ -34,6 +34,7 @@ class BitsKeys(BaseModel):
     equalized: bool | None = None
     per_channel: bool | None = None
     n_members: int | None = Field(None, ge=1)
+    n_trained: int | None = Field(None, ge=0)
     n_networks: int | None = Field(None, ge=1)
 
 

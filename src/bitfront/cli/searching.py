@@ -108,6 +108,9 @@ def search(
     max_drop: Annotated[str | None, Parameter(help="Or the loss against float, e.g. 1% [default: 1%].")] = None,
     time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
     members: Annotated[int | None, whole("Members of the front that become files [default: 8].")] = None,
+    train_members: Annotated[
+        int | None, whole("Members that lose, to be trained under their plans [default: none; at most 3].")
+    ] = None,
     runtime: Annotated[
         str | None, Parameter(help="Engine of the members' files [default: onnxruntime]; c_fixed: integer C.")
     ] = None,
@@ -139,6 +142,7 @@ def search(
     chosen, place = required(given["model"], "MODEL"), required(given["data"], "DATA")
     wanted = bits.fill(shared, method, objective)
     wanted = replace(wanted, method=wanted.method or "surrogate", n_members=members or wanted.n_members)
+    wanted = replace(wanted, n_trained=wanted.n_trained if train_members is None else train_members)
     opening = {"settings": knobs(set_, shared), **model_options.fill(shared)}
     if dry_run:
         plan = plan_search(chosen, place, bits=wanted, **opening)

@@ -37,6 +37,8 @@ class BitSearch:
     """How results are rounded at run time, ``half_even`` or ``half_up``; empty: to even."""
     n_members: int = 8
     """Members of its front that become files."""
+    n_trained: int = 0
+    """Members that lose, which are trained under their plans."""
     n_networks: int = 2
     """Networks of the run that are searched."""
 

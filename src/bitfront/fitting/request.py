@@ -38,6 +38,8 @@ DICE = 1.0
 """Weight of the Dice term beside the cross-entropy."""
 DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
 """What is explored when neither model nor data are named: a few minutes on two cores."""
+TRAINED = 2
+"""Members of each bit search that the effort ``expert`` trains under their plans."""
 CANDIDATE = re.compile("[0-9a-f]{4,}")
 """A candidate's id, or its first letters."""
 
@@ -99,7 +101,7 @@ def open_request(config: Config) -> Request:
         free = {k: v for k, v in DEMO.items() if k not in config.settings}
         config = replace(config, space={**free, **config.space})
     if EFFORTS[config.effort].bits and not config.bits.method:
-        config = replace(config, bits=replace(config.bits, method="surrogate"))
+        config = replace(config, bits=replace(config.bits, method="surrogate", n_trained=TRAINED))
     if config.bits.method:
         menu_options(config.bits)
     device: Device = load("device", config.device)

@@ -18,6 +18,7 @@ from bitfront.fitting.config import BitSearch
 from bitfront.fitting.shop import Shop, Way
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, train_architecture
+from bitfront.fitting.tuning import trained_members
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.record import Record
@@ -165,6 +166,10 @@ class SearchTask:
             way = Way(plan.recipe, shop.target.name)
             records.append(_made(searched.network, way, self.training, (searched.graph(plan), plan)))
             files[member.genome] = records[-1].id
+        for member, tuned in trained_members(shop, searched, self.bits.n_trained, self.time_s):
+            way = Way(tuned[1].recipe, shop.runtime.name)
+            records.append(_made(searched.network, way, self.training, tuned))
+            files.setdefault(member.genome, records[-1].id)
         result = searched.result
         return SearchedNetwork(records, summary(searched, files), result.n_evaluations, len(result.front))
 

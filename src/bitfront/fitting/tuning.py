@@ -1,0 +1,89 @@
+"""Members of a bit search that lose, trained under their plans: few bits and a score that is worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bitfront.fitting.searching import Searched
+from bitfront.fitting.shop import Shop
+from bitfront.fitting.training import threads_for
+from bitfront.graph.ir import Graph
+from bitfront.quant.plan import Plan
+from bitfront.record import content_id
+from bitfront.search.evaluations import Member
+
+__all__ = ["trained_members", "worth_training"]
+
+LOSSES = (0.3, 0.15, 0.05)
+"""Losses of score that a training is trusted to undo, the boldest first."""
+LEAST_LOSS = 0.003
+"""Loss below which there is little to win."""
+TIME_SHARE = 0.3
+"""Of the time of a search under a limit, what one training may take."""
+
+
+def worth_training(searched: Searched, n: int) -> list[Member]:
+    """Return up to ``n`` members of the front that lose: the smallest ones within each of ``LOSSES``."""
+    float_score = searched.result.float_score
+    losing = [m for m in searched.members if float_score - m.score >= LEAST_LOSS]
+    chosen: list[Member] = []
+    for loss in LOSSES:
+        within = (m for m in losing if float_score - m.score <= loss)
+        best = min(within, key=lambda m: (m.costs, -m.score, m.genome), default=None)
+        if best is not None and best not in chosen:
+            chosen.append(best)
+    return chosen[:n]
+
+
+def _train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | None) -> tuple[Graph, Plan] | None:
+    """Train the graph of a member under its plan; goes on where it was interrupted.
+
+    ``None`` when no epoch was better than the start. ``time_s``: wall time of the whole search; a training takes a
+    share of it at most. Raises DataError, UsageError.
+    """
+    from bitfront.train.options import preset
+    from bitfront.train.quantized import train_under_plan
+
+    plan = searched.plan(member.genome)
+    graph = searched.graph(plan)
+    part = shop.parts["train"]
+    usual = preset("quantized")
+    options = replace(
+        usual,
+        batch_size=max(1, min(usual.batch_size, len(part))),
+        score=shop.score,
+        time_limit_seconds=None if time_s is None else TIME_SHARE * time_s,
+    )
+    label = f"{searched.network.architecture.label} {plan.recipe}"
+
+    def on_epoch(epoch: object) -> None:
+        index = getattr(epoch, "index", 0) + 1
+        shop.tell("train", f"{label}: epoch {index} of {options.epochs}", index / options.epochs)
+
+    identity = content_id("plan", graph.id, plan.id, options, shop.digest, shop.seed)[:12]
+    with threads_for(0 if shop.one_thread else searched.network.counts.macs * options.batch_size):
+        done = train_under_plan(
+            graph,
+            plan,
+            shop.opened.task,
+            shop.opened.info,
+            part,
+            shop.parts["val"],
+            searched.network.contract,
+            options,
+            shop.folder / "trainings" / f"plan_{identity}",
+            shop.seed_of("train", plan.id),
+            on_epoch,
+        )
+    if done.trained.best_epoch < 0:
+        return None
+    return done.graph, replace(done.plan, recipe=f"{plan.recipe}_trained")
+
+
+def trained_members(
+    shop: Shop, searched: Searched, n: int, time_s: float | None
+) -> Sequence[tuple[Member, tuple[Graph, Plan]]]:
+    """Return members that training made better, with their graphs and plans; none without images to train on."""
+    chosen = worth_training(searched, n) if "train" in shop.parts else []
+    return [(m, made) for m in chosen if (made := _train_plan(shop, searched, m, time_s)) is not None]
