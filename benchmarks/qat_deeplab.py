@@ -199,7 +199,9 @@ def fast_scnn(shared: Path, work: Path) -> Iterator[dict[str, Any]]:
     data = str(shared / "data" / "packages")
     file = str(shared / "models" / "fastscnn_packages" / "onnx" / f"{FAST_SCNN}.onnx")
     options = TrainOptions(epochs=STUDIES[0].under, rate=RATES["w4"], device="cpu")
-    for name, live_norm in (("qat_fine_tuned_w4", None), ("qat_live_norm_w4", LIVE)):
+    learned = {"learn_ranges": 0.0, "freeze_ranges": 0.75}
+    trainings = {"qat_fine_tuned_w4": {}, "qat_live_norm_w4": {"live_norm": LIVE}, "qat_learned_w4": learned}
+    for name, shares in trainings.items():
         out = work / f"{FAST_SCNN}_{name}.onnx"
         kept = out.with_suffix(".json")
         if not kept.is_file():
@@ -208,17 +210,17 @@ def fast_scnn(shared: Path, work: Path) -> Iterator[dict[str, Any]]:
                 data,
                 out,
                 **given("w4", file, data),
-                live_norm=live_norm,
+                **shares,
                 options=options,
                 part="val",
                 on_epoch=said(name),
             )
-            facts = {"row": name, "study": "packages", "network": "Fast-SCNN", "formats": "w4", "live_norm": live_norm}
+            facts = {"row": name, "study": "packages", "network": "Fast-SCNN", "formats": "w4", **shares}
             atomic_json(kept, {**facts, "epochs": STUDIES[0].under, "rate": options.rate, **outcome(made, STUDIES[0])})
         row = json.loads(kept.read_text())
         before = {key: row[key] for key in ("study", "network", "formats", "float", "weight_bytes", "float_bytes")}
         rounded = {**before, "row": "ptq_w4", **row.pop("ptq")}
-        yield from [row] if live_norm else [rounded, row]
+        yield from [row] if shares else [rounded, row]
 
 
 def given(formats: str, model: str, data: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -272,6 +274,7 @@ LABELS = {
     "ptq_scratch": "PTQ, of float from scratch",
     "qat_fine_tuned": "QAT, fine-tuned",
     "qat_live_norm": "QAT, fine-tuned, live normalization",
+    "qat_learned": "QAT, fine-tuned, ranges learned for 3/4",
     "ptq_delayed": "PTQ, where the delay ends",
     "qat_delayed": "QAT, delayed",
     "ptq": "PTQ",
