@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from bitfront.contracts import InputContract, OutputContract, Runtime
 from bitfront.errors import UsageError
 from bitfront.fitting.config import BitSearch, Config
-from bitfront.fitting.searching import menu_options
+from bitfront.fitting.searching import menu_options, picked
 from bitfront.fitting.space import choose_recipes
 from bitfront.graph import files
 from bitfront.graph.builder import Builder
@@ -21,6 +23,8 @@ from bitfront.quant.recipes import build
 from bitfront.registry import runtime_of
 from bitfront.runtimes.c_fixed import CFixed
 from bitfront.runtimes.onnxruntime import OnnxRuntime
+from bitfront.search.evaluations import Member
+from bitfront.search.space import Gene, Space
 from bitfront.verbs.artifacts import size_of
 from bitfront.verbs.companions import companions
 from bitfront.verbs.making import export
@@ -82,6 +86,15 @@ def test_float_is_left_to_onnx_runtime(rng: np.random.Generator, tmp_path: Path)
     assert asked["runtimes"] == ["onnxruntime", "c_fixed"]
     assert asked["recipes"] == ["float32", "qmn8"]
     assert asked["evaluations"] == 2, "one float file and one in C"
+
+
+def test_members_with_float_tensors_become_no_c() -> None:
+    space = Space((Gene("w", "weight", (4, 8), 9), Gene("b", "bias", (8,), 3), Gene("y", "activation", (8,), 9)))
+    genomes = {(4, 8, 8): 10.0, (8, 32, 8): 20.0, (4, 8, 32): 30.0}
+    front = [Member(genome, 0.9, (cost,), 1) for genome, cost in genomes.items()]
+    searched: Any = SimpleNamespace(space=space, floor=0.5, result=SimpleNamespace(float_score=0.9, front=front))
+    assert {m.genome for m in picked(searched, 3)} == set(genomes)
+    assert {m.genome for m in picked(searched, 3, integers=True)} == {(4, 8, 8), (8, 32, 8)}
 
 
 def test_rounding_of_a_search() -> None:

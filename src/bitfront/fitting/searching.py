@@ -281,8 +281,8 @@ def _share(progress: Progress, limit: Limit) -> float:
 
 
 # --- what becomes of it ----------------------------------------------------------------------------------------------
-def picked(searched: Searched, n: int) -> list[Member]:
-    """Return up to ``n`` members of the front to make files of, spread over it.
+def picked(searched: Searched, n: int, *, integers: bool = False) -> list[Member]:
+    """Return up to ``n`` members of the front to make files of, spread over it; ``integers``: without float tensors.
 
     The smallest at losses of 0.5, 1, 2 and 3 points and at the floor come first; of the rest, those that lie farthest
     from the chosen ones in score and cost.
@@ -290,6 +290,9 @@ def picked(searched: Searched, n: int) -> list[Member]:
     float_score = searched.result.float_score
     least = min(searched.floor, float_score - SEARCHED_DROP)
     front = [m for m in searched.result.front if m.score >= least and min(m.genome) < FLOAT]
+    if integers:  # a bias that no width is chosen for has 32 bits and the step of its sums
+        firm = [i for i, gene in enumerate(searched.space.genes) if gene.kind != "bias"]
+        front = [m for m in front if all(m.genome[i] < FLOAT for i in firm)]
     chosen: list[Member] = []
     for least in (searched.floor, *(float_score - loss for loss in (0.005, 0.01, 0.02, 0.03))):
         best = min((m for m in front if m.score >= least), key=lambda m: m.costs, default=None)

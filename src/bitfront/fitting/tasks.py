@@ -158,7 +158,7 @@ class SearchTask:
         )
         records: list[Record] = []
         files: dict[Genome, str] = {}
-        members = picked(searched, self.bits.n_members)
+        members = picked(searched, self.bits.n_members, integers="float32" not in shop.target.recipes)
         for n, member in enumerate(members):
             plan = searched.plan(member.genome)
             done = SEARCHED_SHARE + (1 - SEARCHED_SHARE) * n / len(members)
