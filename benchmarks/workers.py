@@ -49,7 +49,7 @@ def measured(data: Path, runs: Path, n: int, quick: bool) -> dict[str, Any]:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     run = fit(
         "fast_scnn", str(data), space=QUICK if quick else SPACE, recipes=("float32", "int8"),
-        objectives=("score", "size", "macs"), epochs=4 if quick else 12, workers=n, name=f"workers{n}", runs=runs,
+        objectives=("score", "size", "macs"), epochs=4 if quick else 30, workers=n, name=f"workers{n}", runs=runs,
         progress=seen,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
