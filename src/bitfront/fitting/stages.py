@@ -23,7 +23,7 @@ from bitfront.fitting.training import Training, threads_for
 from bitfront.measure import memory, timing
 from bitfront.measure.profile import OperatorTime, explain
 from bitfront.measure.system import system
-from bitfront.record import Measurement, Record, from_json
+from bitfront.record import Measurement, Record, from_json, varying_knobs
 from bitfront.report.searches import plan_labels, read_searches
 from bitfront.verbs.scoring import score_session
 
@@ -280,5 +280,6 @@ class Work(Explorer):
             picked = picks([r for r in members if r.id not in (shown.id, twin.id)])
             chosen = {r.id for r in picked.values()}
             others = [*(r for r in rivals(shown, records) if r.id not in chosen), *picked.values()]
-            names |= {r.id: f"{name}: {r.candidate.named(('resolution',))}" for name, r in picked.items()}
+            varied = varying_knobs(r.candidate for r in members)
+            names |= {r.id: f"{name}: {r.candidate.named(varied)}" for name, r in picked.items()}
         write_previews(*places, shown=shown, twin=twin, others=others, names=names)
