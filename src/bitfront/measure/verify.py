@@ -215,7 +215,8 @@ class _Counts:
         """Count one image."""
         if wanted.shape != got.shape:
             raise DataError(f"the file gives {got.shape}, the reference {wanted.shape}", hint="export it again")
-        size = unit.size * (max(float(np.ptp(wanted)), 1e-30) if unit.relative else 1.0)
+        reach = max(float(np.ptp(wanted)), _largest(wanted), 1e-30)  # a few scores of classes may all be alike
+        size = unit.size * (reach if unit.relative else 1.0)
         steps = np.abs(got.astype(np.float64) - wanted) / size
         steps = np.where(np.isfinite(got) | ~np.isfinite(wanted), np.nan_to_num(steps), np.inf)
         steps = np.minimum(steps, 2.0**31)
