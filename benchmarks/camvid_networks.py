@@ -23,7 +23,7 @@ from bitfront.store import atomic_json, atomic_write
 RESULT = Path(__file__).with_name("results") / "camvid_networks.json"
 NETWORKS = {
     "fast_scnn": {"width": 0.5},
-    "bisenet_v2": {"width": 0.5},
+    "bisenet_v2": {"width": 0.25},
     "deeplab_v3plus_mobilenet_v2": {"width": 0.5, "head_width": 0.5},
 }
 RECIPES = ("int8_mixed",)
