@@ -200,8 +200,11 @@ def threads_for(step_macs: float) -> Iterator[None]:
     Small operators gain little from a second thread and wait for it long when the machine is busy. The rule looks at
     the work alone, because the number of threads changes the last bits of the weights.
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError:  # files are fitted without it, too
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1 if step_macs < SMALL_STEP_MACS else os.cpu_count() or 1)
     try:

@@ -21,7 +21,6 @@ from bitfront.record import content_id
 from bitfront.search.evaluations import Evaluation, Subset
 from bitfront.search.sensitivity import spread
 from bitfront.search.space import FLOAT, Gene, Genome, Space
-from bitfront.simulate.fast import Fast
 
 __all__ = ["NetworkEvaluator", "bits_of", "space_of"]
 
@@ -103,6 +102,8 @@ class NetworkEvaluator:
         """
         self.menu, self.space = menu, space
         batch_size = batch_size or _batch_size(menu.graph, len(images))
+        from bitfront.simulate.fast import Fast  # with torch, which runs without a bit search do not need
+
         self.fast = Fast(menu.graph, images, batch_size=batch_size, device=device, variants=menu.variants, **options)
         self._scorer = scorer
         self.n_images = len(images)
