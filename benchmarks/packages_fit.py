@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=list(THESIS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="packages")
-    parser.add_argument("--epochs", type=int, default=60, help="of a training from scratch; from weights 40 % of it")
+    parser.add_argument("--epochs", type=int, default=60, help="of a training from scratch; from weights 40 %% of it")
     parser.add_argument("--result", type=Path, default=RESULT)
     args = parser.parse_args()
 
