@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=None)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="packages_space")
-    parser.add_argument("--epochs", type=int, default=80, help="of a training from scratch; from weights 40 %% and more")
+    parser.add_argument("--epochs", type=int, default=80, help="of a training from scratch; from weights 40 %% or more")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the comparison of latencies")
     parser.add_argument("--result", type=Path, default=RESULTS / "packages_space.json")
     args = parser.parse_args()

@@ -16,7 +16,7 @@ import torch
 from bitfront import cli, pipeline
 from bitfront.data.conveyor import Conveyor
 from bitfront.errors import Interrupted, UsageError
-from bitfront.fitting import searching, stages, tasks, tuning
+from bitfront.fitting import stages, tasks, tuning
 from bitfront.fitting.config import BitSearch
 from bitfront.fitting.searching import alone, menu_options, usual_evaluations
 from bitfront.graph import files
@@ -194,7 +194,7 @@ def test_a_search_that_fails_costs_itself_only(
     def broken(*args: Any, **options: Any) -> Any:
         raise ValueError("no")
 
-    monkeypatch.setattr(searching, "search_network", broken)
+    monkeypatch.setattr(tasks, "search_network", broken)
     run = search_bits(checkpoint, data, bits=BITS, runs=tmp_path)
     assert [r.candidate.recipe for r in run.records()] == ["float32", "int8"]
     assert any("not searched: ValueError: no" in e.text for e in run.events)
@@ -325,12 +325,55 @@ def test_members_that_lose_are_trained_under_their_plans(data: str, checkpoint: 
         assert graph.nodes
 
 
+def test_a_training_that_fails_costs_itself_only(data: str, checkpoint: str, tmp_path: Path) -> None:
+    def broken(*_: Any) -> None:
+        raise UsageError("the training diverges")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.report, "write", lambda run: None)
+        patch.setattr(tuning, "LEAST_LOSS", -1.0)
+        patch.setattr(tasks, "train_plan", broken)
+        run = search_bits(checkpoint, data, bits=replace(BITS, n_trained=1), runs=tmp_path, name="broken")
+    reasons = {r.candidate.recipe: r.reason for r in run.records() if r.status == "failed"}
+    assert len(reasons) == 1
+    (recipe, reason) = next(iter(reasons.items()))
+    assert recipe.endswith("_trained")
+    assert reason == "training: the training diverges"
+    assert any(m.record.candidate.plan for m in run.front)
+
+
+def test_searches_and_trainings_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def searching(*_: Any, time_s: float | None, **__: Any) -> Any:
+        seen["search"] = time_s
+        result = SimpleNamespace(float_score=0.9, front=[], n_evaluations=1.0)
+        return SimpleNamespace(members=["m"], result=result, network=None, recipe=lambda genome: "bits")
+
+    def training(shop: Any, searched: Any, member: Any, time_s: float | None) -> None:
+        seen.setdefault("trainings", []).append(time_s)
+
+    monkeypatch.setattr(tasks, "search_network", searching)
+    monkeypatch.setattr(tasks, "train_plan", training)
+    monkeypatch.setattr(tasks, "_network", lambda *_: None)
+    monkeypatch.setattr(tasks, "picked", lambda *_, **__: [])
+    monkeypatch.setattr(tasks, "summary", lambda *_: {})
+    members = [SimpleNamespace(genome=(n,)) for n in range(2)]
+    monkeypatch.setattr(tasks, "worth_training", lambda known, score, n: members[:n])
+    runtime = SimpleNamespace(name="x", recipes=("float32",))
+    shop: Any = SimpleNamespace(parts={"train": [0]}, target=runtime, runtime=runtime, made=lambda record: None)
+    for n_trained in (2, 0):
+        architecture: Any = SimpleNamespace(label="net")
+        tasks.SearchTask(architecture, None, replace(BITS, n_trained=n_trained), None, None, 100.0)(shop)
+        spent = seen["search"] + sum(seen.pop("trainings", []))
+        assert spent == pytest.approx(100.0)
+
+
 def test_the_smallest_members_within_each_loss_are_worth_training() -> None:
     def member(score: float, cost: float) -> Any:
         return SimpleNamespace(score=score, costs=(cost,), genome=(int(cost),))
 
     members = [member(0.899, 9), member(0.88, 6), member(0.86, 5), member(0.8, 4), member(0.65, 3), member(0.1, 2)]
-    searched: Any = SimpleNamespace(members=members, result=SimpleNamespace(float_score=0.9))
-    assert tuning.worth_training(searched, 3) == [members[4], members[3], members[2]]
-    assert tuning.worth_training(searched, 1) == [members[4]]
-    assert tuning.worth_training(SimpleNamespace(members=members[:1], result=searched.result), 3) == []
+    assert tuning.worth_training(members, 0.9, 3) == [members[4], members[3], members[2]]
+    assert tuning.worth_training(members, 0.9, 1) == [members[4]]
+    assert tuning.worth_training(members[:1], 0.9, 3) == []

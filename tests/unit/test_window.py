@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitfront.fitting.config import BitSearch
 from bitfront.fitting.exploration import Explored, best
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.window import Window
@@ -21,7 +22,7 @@ def widths(found: list[Explored]) -> list[int]:
 
 
 def test_what_fits_goes_on_first() -> None:
-    window = Window.of(Budget(max_size_bytes=6500), searched=False)
+    window = Window.of(Budget(max_size_bytes=6500), ["float32", "int8"], BitSearch())
     assert widths(window.best(KNOWN, 3)) == [6, 2, 1]
     assert widths(best(KNOWN, 3)) == [10, 6, 1]
     assert widths(window.best(KNOWN, 6)) == [6, 4, 2, 1, 10, 8]
@@ -34,8 +35,19 @@ def test_a_floor_and_a_largest_loss_are_kept_to() -> None:
     assert Window().best([], 2) == []
 
 
-def test_searched_bits_make_room() -> None:
-    budget = Budget(max_size_bytes=1000)
-    assert Window.of(budget, searched=False).too_large(1001).startswith("too large for the budget: 1,001 parameters")
-    assert Window.of(budget, searched=True).too_large(4000) == ""
-    assert Window.of(Budget(), searched=False).too_large(1e9) == ""
+def test_as_few_bits_as_a_recipe_or_a_search_has_make_room() -> None:
+    budget, none = Budget(max_size_bytes=1000), BitSearch()
+    eight = Window.of(budget, ["float32", "int8"], none)
+    assert eight.too_large(1001).startswith("too large for the budget: 1,001 parameters")
+    assert eight.too_large(1000) == ""
+    for parameters, recipes, bits in (
+        (250, ["float32"], none),
+        (500, ["float32", "float16"], none),
+        (2000, ["float32", "int4"], none),
+        (4000, ["float32"], BitSearch("surrogate")),
+        (2000, ["float32"], BitSearch("surrogate", weight_bits=(4, 8))),
+    ):
+        window = Window.of(budget, recipes, bits)
+        assert not window.too_large(parameters)
+        assert window.too_large(parameters + 1)
+    assert Window.of(Budget(), ["int8"], none).too_large(1e9) == ""

@@ -68,7 +68,7 @@ class Request:
     @property
     def window(self) -> Window:
         """What the budget accepts."""
-        return Window.of(self.config.budget, bool(self.config.bits.method))
+        return Window.of(self.config.budget, (way.recipe for way in self.ways), self.config.bits)
 
     def jobs(self, stage: Stage | None = None, known: Sequence[Explored] = ()) -> list[Job]:
         """Return the networks of the space, or those that a stage adds to what is known, in the order of work."""
@@ -101,7 +101,9 @@ def open_request(config: Config) -> Request:
         free = {k: v for k, v in DEMO.items() if k not in config.settings}
         config = replace(config, space={**free, **config.space})
     if EFFORTS[config.effort].bits and not config.bits.method:
-        config = replace(config, bits=replace(config.bits, method="surrogate", n_trained=TRAINED))
+        config = replace(
+            config, bits=replace(config.bits, method="surrogate", n_trained=config.bits.n_trained or TRAINED)
+        )
     if config.bits.method:
         menu_options(config.bits)
     device: Device = load("device", config.device)

@@ -281,6 +281,12 @@ def _share(progress: Progress, limit: Limit) -> float:
 
 
 # --- what becomes of it ----------------------------------------------------------------------------------------------
+def integer_members(searched: Searched, members: Sequence[Member]) -> list[Member]:
+    """Return members without float tensors; a bias that no width is chosen for has 32 bits and its sums' step."""
+    firm = [i for i, gene in enumerate(searched.space.genes) if gene.kind != "bias"]
+    return [m for m in members if all(m.genome[i] < FLOAT for i in firm)]
+
+
 def picked(searched: Searched, n: int, *, integers: bool = False) -> list[Member]:
     """Return up to ``n`` members of the front to make files of, spread over it; ``integers``: without float tensors.
 
@@ -290,9 +296,7 @@ def picked(searched: Searched, n: int, *, integers: bool = False) -> list[Member
     float_score = searched.result.float_score
     least = min(searched.floor, float_score - SEARCHED_DROP)
     front = [m for m in searched.result.front if m.score >= least and min(m.genome) < FLOAT]
-    if integers:  # a bias that no width is chosen for has 32 bits and the step of its sums
-        firm = [i for i, gene in enumerate(searched.space.genes) if gene.kind != "bias"]
-        front = [m for m in front if all(m.genome[i] < FLOAT for i in firm)]
+    front = integer_members(searched, front) if integers else front
     chosen: list[Member] = []
     for least in (searched.floor, *(float_score - loss for loss in (0.005, 0.01, 0.02, 0.03))):
         best = min((m for m in front if m.score >= least), key=lambda m: m.costs, default=None)

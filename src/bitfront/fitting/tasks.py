@@ -15,13 +15,15 @@ from typing import Any, Protocol, TypeVar
 from bitfront.errors import BitfrontError, BusyError, DataError, Interrupted, SpaceError, one_line
 from bitfront.fitting.candidates import Network, make_candidate
 from bitfront.fitting.config import BitSearch
+from bitfront.fitting.searching import Searched, integer_members, picked, search_network, summary
 from bitfront.fitting.shop import Shop, Way
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.training import Training, train_architecture
-from bitfront.fitting.tuning import trained_members
+from bitfront.fitting.tuning import TIME_SHARE, train_plan, worth_training
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.record import Record
+from bitfront.search.evaluations import Member
 from bitfront.search.space import Genome
 
 __all__ = ["STOPPING", "FilesTask", "SearchTask", "SearchedNetwork", "Task", "TrainTask", "attempt", "reason"]
@@ -143,22 +145,21 @@ class SearchTask:
 
     def __call__(self, shop: Shop) -> SearchedNetwork:
         """Return what was found. Raises DataError, UsageError."""
-        # with torch, and workers that search nothing start sooner without
-        from bitfront.fitting.searching import picked, search_network, summary
-
         if self.time_s is not None and self.time_s <= 0:
             raise DataError("the time is up")
+        n_trained = self.bits.n_trained if "train" in shop.parts else 0
         searched = search_network(
             _network(shop, self.architecture, self.training),
             self.bits,
             floor=self.min_score,
             max_drop=self.max_drop,
-            time_s=self.time_s,
+            time_s=self.time_s if self.time_s is None or not n_trained else (1 - TIME_SHARE) * self.time_s,
             say=lambda text, share: shop.tell("search", f"{self.label} {text}", SEARCHED_SHARE * share),
         )
         records: list[Record] = []
         files: dict[Genome, str] = {}
-        members = picked(searched, self.bits.n_members, integers="float32" not in shop.target.recipes)
+        integers = "float32" not in shop.target.recipes
+        members = picked(searched, self.bits.n_members, integers=integers)
         for n, member in enumerate(members):
             plan = searched.plan(member.genome)
             done = SEARCHED_SHARE + (1 - SEARCHED_SHARE) * n / len(members)
@@ -166,12 +167,28 @@ class SearchTask:
             way = Way(plan.recipe, shop.target.name)
             records.append(_made(searched.network, way, self.training, (searched.graph(plan), plan)))
             files[member.genome] = records[-1].id
-        for member, tuned in trained_members(shop, searched, self.bits.n_trained, self.time_s):
-            way = Way(tuned[1].recipe, shop.runtime.name)
-            records.append(_made(searched.network, way, self.training, tuned))
-            files.setdefault(member.genome, records[-1].id)
         result = searched.result
+        known = integer_members(searched, searched.members) if integers else searched.members
+        for member in worth_training(known, result.float_score, n_trained):
+            record = self._trained(shop, searched, member)
+            if record is not None:
+                records.append(record)
+                files.setdefault(member.genome, record.id)
         return SearchedNetwork(records, summary(searched, files), result.n_evaluations, len(result.front))
+
+    def _trained(self, shop: Shop, searched: Searched, member: Member) -> Record | None:
+        """Return the file of a member trained under its plan; ``None`` when training did not make it better."""
+        network, way = searched.network, Way(f"{searched.recipe(member.genome)}_trained", shop.target.name)
+        time_s = None if self.time_s is None else TIME_SHARE * self.time_s / self.bits.n_trained
+        try:
+            made = train_plan(shop, searched, member, time_s)
+        except STOPPING:
+            raise
+        except Exception as error:
+            record = Record(network.candidate(way), "failed", reason("training", error))
+            shop.made(record)
+            return record
+        return None if made is None else _made(network, way, self.training, made)
 
 
 def _network(shop: Shop, architecture: Architecture, training: Training | None) -> Network:

@@ -12,21 +12,21 @@ from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.record import content_id
 from bitfront.search.evaluations import Member
+from bitfront.train.options import Epoch, preset
 
-__all__ = ["trained_members", "worth_training"]
+__all__ = ["TIME_SHARE", "train_plan", "worth_training"]
 
 LOSSES = (0.3, 0.15, 0.05)
 """Losses of score that a training is trusted to undo, the boldest first."""
 LEAST_LOSS = 0.003
 """Loss below which there is little to win."""
 TIME_SHARE = 0.3
-"""Of the time of a search under a limit, what one training may take."""
+"""Of the time that a search under a limit has, the part for trainings."""
 
 
-def worth_training(searched: Searched, n: int) -> list[Member]:
-    """Return up to ``n`` members of the front that lose: the smallest ones within each of ``LOSSES``."""
-    float_score = searched.result.float_score
-    losing = [m for m in searched.members if float_score - m.score >= LEAST_LOSS]
+def worth_training(members: Sequence[Member], float_score: float, n: int) -> list[Member]:
+    """Return up to ``n`` members that lose: the smallest ones within each of ``LOSSES``, so at most three."""
+    losing = [m for m in members if float_score - m.score >= LEAST_LOSS]
     chosen: list[Member] = []
     for loss in LOSSES:
         within = (m for m in losing if float_score - m.score <= loss)
@@ -36,30 +36,24 @@ def worth_training(searched: Searched, n: int) -> list[Member]:
     return chosen[:n]
 
 
-def _train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | None) -> tuple[Graph, Plan] | None:
+def train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | None) -> tuple[Graph, Plan] | None:
     """Train the graph of a member under its plan; goes on where it was interrupted.
 
-    ``None`` when no epoch was better than the start. ``time_s``: wall time of the whole search; a training takes a
-    share of it at most. Raises DataError, UsageError.
+    ``None`` when no epoch was better than the start. ``time_s``: wall time that it may take. Raises DataError,
+    UsageError.
     """
-    from bitfront.train.options import preset
     from bitfront.train.quantized import train_under_plan
 
     plan = searched.plan(member.genome)
     graph = searched.graph(plan)
     part = shop.parts["train"]
     usual = preset("quantized")
-    options = replace(
-        usual,
-        batch_size=max(1, min(usual.batch_size, len(part))),
-        score=shop.score,
-        time_limit_seconds=None if time_s is None else TIME_SHARE * time_s,
-    )
+    options = replace(usual, batch_size=max(1, min(usual.batch_size, len(part))), score=shop.score)
     label = f"{searched.network.architecture.label} {plan.recipe}"
 
-    def on_epoch(epoch: object) -> None:
-        index = getattr(epoch, "index", 0) + 1
-        shop.tell("train", f"{label}: epoch {index} of {options.epochs}", index / options.epochs)
+    def on_epoch(epoch: Epoch) -> None:
+        n = epoch.index + 1
+        shop.tell("train", f"{label}: epoch {n} of {options.epochs}", n / options.epochs)
 
     identity = content_id("plan", graph.id, plan.id, options, shop.digest, shop.seed)[:12]
     with threads_for(0 if shop.one_thread else searched.network.counts.macs * options.batch_size):
@@ -71,7 +65,7 @@ def _train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | 
             part,
             shop.parts["val"],
             searched.network.contract,
-            options,
+            replace(options, time_limit_seconds=time_s),
             shop.folder / "trainings" / f"plan_{identity}",
             shop.seed_of("train", plan.id),
             on_epoch,
@@ -79,11 +73,3 @@ def _train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | 
     if done.trained.best_epoch < 0:
         return None
     return done.graph, replace(done.plan, recipe=f"{plan.recipe}_trained")
-
-
-def trained_members(
-    shop: Shop, searched: Searched, n: int, time_s: float | None
-) -> Sequence[tuple[Member, tuple[Graph, Plan]]]:
-    """Return members that training made better, with their graphs and plans; none without images to train on."""
-    chosen = worth_training(searched, n) if "train" in shop.parts else []
-    return [(m, made) for m in chosen if (made := _train_plan(shop, searched, m, time_s)) is not None]

@@ -6,16 +6,16 @@ which networks can still end inside the limits. Latency is measured on the files
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bitfront.fitting.config import BitSearch
 from bitfront.fitting.exploration import Explored, best
+from bitfront.fitting.searching import menu_options
+from bitfront.quant.recipes import RECIPES
 from bitfront.record import Budget
 
 __all__ = ["Window"]
-
-BITS, SEARCHED_BITS = 8, 2
-"""Fewest bits of a weight: of the recipes, and where bits are searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,13 @@ class Window:
     """Largest loss of score against the best network."""
 
     @classmethod
-    def of(cls, budget: Budget, searched: bool) -> Window:
-        """Return the window of a budget; ``searched``: whether the bits of weights are searched."""
+    def of(cls, budget: Budget, recipes: Iterable[str], searched: BitSearch) -> Window:
+        """Return the window of a budget: networks may get as few bits as a recipe has, or the search of bits."""
         n_bytes = budget.max_size_bytes
-        bits = SEARCHED_BITS if searched else BITS
+        widths = [RECIPES[name].bits for name in recipes]
+        if searched.method:
+            widths += menu_options(searched).weight_bits
+        bits = min(widths)
         return cls(None if n_bytes is None else 8 * n_bytes / bits, budget.min_score, budget.max_drop)
 
     def too_large(self, n_parameters: float) -> str:

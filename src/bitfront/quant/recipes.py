@@ -60,6 +60,11 @@ class Recipe:
     """Type of the file's input and output; empty: float32, or as the model's input contract says."""
 
     @property
+    def bits(self) -> int:
+        """Bits that a weight takes in a file."""
+        return {"float32": 32, "float16": 16}.get(self.weights, self.weight_bits)
+
+    @property
     def needs_ranges(self) -> bool:
         """Whether it must be calibrated."""
         return self.activations in ("uint8", "int8", "int16", "qmn8")
