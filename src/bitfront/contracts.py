@@ -30,6 +30,7 @@ __all__ = [
     "DataInfo",
     "Dataset",
     "Device",
+    "Head",
     "InputContract",
     "Meter",
     "Metrics",
@@ -67,6 +68,8 @@ class Sample:
     """``(n,)`` class of each box."""
     label: int | None = None
     """Class of the whole image (classification)."""
+    ignored: NDArray[np.bool_] | None = None
+    """``(n,)`` boxes that count neither as found nor as missed: crowds of COCO, difficult objects of VOC."""
 
 
 Part = Sequence[Sample]
@@ -94,7 +97,9 @@ class Prediction:
 
     mask: NDArray[np.uint8] | None = None
     boxes: NDArray[np.float32] | None = None
+    """``(n, 4)`` x1 y1 x2 y2 (detection), the highest score first."""
     labels: NDArray[np.int64] | None = None
+    """``(n,)`` class of each box among the objects' classes: those of the data without its background."""
     scores: NDArray[np.float32] | None = None
     """``(n,)`` of the boxes; of a whole image ``(k,)``, the logits of its classes (classification)."""
     label: int | None = None
@@ -116,6 +121,11 @@ class DataInfo:
     """What the data's own description asks of preprocessing (``mean``, ``std``, ``resize``); empty when silent."""
     augment: str = "light"
     """The augmentation (:data:`bitfront.augment.AUGMENTS`) that training takes when none is named."""
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """The classes that are objects: all but the background; a detector's class ``i`` is the ``i``-th of them."""
+        return tuple(i for i in range(len(self.classes)) if i != self.background)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +156,42 @@ class InputContract:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """How a detector codes boxes in its output ``(b, k, n)``: ``k`` numbers at each of ``n`` places.
+
+    Places are ordered by level, then row, column and anchor; a level has ``ceil(height / stride)`` rows and
+    ``ceil(width / stride)`` columns. Without ``anchors`` the places have no order. With ``K`` classes the kinds are
+
+    - ``yolo_v5``: x y w h objectness and K classes, raw; ``yolo_v2``: the same numbers, read as in that paper;
+    - ``ssd``: y x h w and 1 + K classes, raw, the first of them background (Liu et al. 2016, section 2.2);
+    - ``decoded``: centre x y, w, h, objectness and K classes, before non-maximum suppression;
+    - ``boxes``: x1 y1 x2 y2, score and class, after it; a score of 0 is no box.
+    """
+
+    kind: str
+    strides: tuple[int, ...] = ()
+    """Pixels of the input between the cells of each level."""
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    """Width and height of each anchor of each level: pixels of the input; of ``ssd`` shares of it."""
+    layout: str = "bkn"
+    """``bkn``, or ``bnk`` for files that put the places first."""
+    unit: float = 1.0
+    """Pixels of the input in one unit of ``decoded`` and ``boxes``; 0: shares of its width and height."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutputContract:
     """How to read an artifact's first output."""
 
     readout: str = "argmax"
     """``argmax`` (logits, one channel a class), ``threshold`` (one channel: value > ``threshold`` is class 1),
-    ``labels`` (already class indices)."""
+    ``labels`` (already class indices), ``boxes`` (as ``head`` says)."""
     threshold: float = 0.0
     layout: str = "nchw"
     classes: tuple[str, ...] = ()
+    """Of a detector the classes of objects, without a background."""
+    head: Head | None = None
+    """How boxes are coded (detection)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +278,33 @@ class Task(Protocol):
     def channels(self, info: DataInfo) -> int:
         """Output channels that a model needs for these classes."""
 
-    def output(self, channels: int, info: DataInfo) -> OutputContract:
-        """The read-out of a network with this many output channels. Raises UsageError when they do not fit."""
+    def output(self, channels: int, info: DataInfo, head: Head | None = None) -> OutputContract:
+        """The read-out of a network with this many classes or output channels, and this head where it has one.
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo) -> torch.Tensor:
-        """Scalar training loss; ``outputs`` are logits, ``(b, k, h, w)`` of maps and ``(b, k)`` of whole images.
+        Raises UsageError when they do not fit.
+        """
+
+    def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo, output: OutputContract) -> torch.Tensor:
+        """Scalar training loss; ``outputs`` are logits: ``(b, k, h, w)`` of maps, ``(b, k)`` of whole images, and of
+        detectors what ``output.head`` says.
 
         Auxiliary outputs are the model's affair.
         """
 
     def predict(
-        self, outputs: NDArray[Any], contract: OutputContract, sizes: Sequence[tuple[int, int]]
+        self, outputs: NDArray[Any], output: OutputContract, sizes: Sequence[tuple[int, int]], fed: InputContract
     ) -> list[Prediction]:
-        """Turn raw outputs of a batch into predictions at the ``(h, w)`` of each original image."""
+        """Turn raw outputs of a batch into predictions at the ``(h, w)`` of each original image.
+
+        ``fed`` is how these images became the network's input.
+        """
 
     def meter(self, info: DataInfo, score: str = "") -> Meter:
         """Return a fresh meter; ``score`` chooses the metric that drives the search."""
 
-    def scorer(self, samples: Sequence[Sample], contract: OutputContract, info: DataInfo, score: str = "") -> Scorer:
+    def scorer(
+        self, samples: Sequence[Sample], output: OutputContract, info: DataInfo, score: str, fed: InputContract
+    ) -> Scorer:
         """Return a scorer of raw outputs for these samples; it keeps their labels, not their images."""
 
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:
@@ -271,7 +317,8 @@ class Model(Protocol):
 
     A family may say more: ``usual_size``, the (height, width) that it is used at when nobody says another (256x256);
     ``any_size``, false where it takes no other; ``usual_preprocess``, how it wants to be fed (a key of
-    :data:`bitfront.sources.PREPROCESS`; ``imagenet``).
+    :data:`bitfront.feeding.PREPROCESS`; ``imagenet``); ``usual_fit``, ``letterbox`` or ``stretch`` (the usual);
+    ``head``, a property of detectors: the :class:`Head` of a network with these options.
     """
 
     name: ClassVar[str]
@@ -289,6 +336,8 @@ class Model(Protocol):
 
         The module may say more: ``backbone_parts``, names of the parts that extract features (without it the part
         ``backbone``); ``training_outputs(images)``, the logits and those of auxiliary heads, each with its loss;
+        ``training_loss(images, batch, labels)``, the loss itself where it cannot be told from the outputs (detectors
+        of two stages; ``labels``: the class of each box among the objects' classes);
         ``training_only``, prefixes of the keys of such heads, which are not counted and not exported.
         """
 
@@ -309,7 +358,8 @@ class Session(Protocol):
     """An opened artifact."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Run normalized float32 ``(b, c, h, w)`` images; returns the first output, ``(b, k, h, w)`` or ``(b, k)``.
+        """Run normalized float32 ``(b, c, h, w)`` images; returns the first output: ``(b, k, h, w)``, ``(b, k)`` of
+        whole images, ``(b, k, n)`` of detectors.
 
         The session itself quantizes, transposes and splits batches as its artifact's input contract says.
         """

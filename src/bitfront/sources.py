@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bitfront.contracts import DataInfo, Dataset, InputContract, OutputContract, Task
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.factories import build_module, check_options, complete, find_factory, output_channels, with_classes
+from bitfront.feeding import PREPROCESS, feed, normalization, usual
 from bitfront.graph import capture, files
 from bitfront.graph.ir import Graph
 from bitfront.record import content_id, digest_file
@@ -36,18 +37,8 @@ from bitfront.weights import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PREPROCESS", "Source", "open_data", "open_model"]
+__all__ = ["Source", "open_data", "open_model"]
 
-PREPROCESS: Mapping[str, tuple[float, float] | None] = {
-    "imagenet": None,
-    "unit": (0.0, 1.0),
-    "signed": (0.5, 0.5),
-    "raw": (0.0, 1 / 255),
-}
-"""Name -> mean and std of a pixel in [0, 1]; ``imagenet`` has one of each per channel."""
-IMAGENET = InputContract(1, 1)
-IMAGENET_GREY = (0.449, 0.226)
-"""Mean and standard deviation of networks with another number of channels."""
 FOREIGN_SIZE = (512, 512)
 """Size of a checkpoint that does not say what it was trained at."""
 FRESH_SIZE = (256, 256)
@@ -184,7 +175,7 @@ class Source:
         channels = int((options or {}).get("channels", self.input.channels))
         if channels == self.input.channels:
             return replace(self.input, height=size[0], width=size[1])
-        mean, std = _normalization(_usual(self.family), channels)
+        mean, std = normalization(usual(self.family), channels)
         color = "y" if channels == 1 else "rgb"
         return replace(self.input, height=size[0], width=size[1], channels=channels, color=color, mean=mean, std=std)
 
@@ -308,8 +299,8 @@ def _from_catalogue(request: _Request) -> Source:
     source = Source(
         kind="catalogue",
         name=name,
-        input=_contract(getattr(family, "usual_size", FRESH_SIZE), model.channels, request, family),
-        output=task.output(model.classes, request.info),
+        input=feed(getattr(family, "usual_size", FRESH_SIZE), model.channels, request.info, request.preprocess, family),
+        output=task.output(model.classes, request.info, getattr(model, "head", None)),
         family=family,
         options=given,
         knobs={k: v for k, v in family.knobs.items() if k not in request.settings},
@@ -337,7 +328,7 @@ def _from_factory(request: _Request) -> Source:
     return Source(
         kind="factory",
         name=text,
-        input=_contract(FRESH_SIZE, channels, request),
+        input=feed(FRESH_SIZE, channels, request.info, request.preprocess),
         output=request.task.output(n_out, request.info),
         family=factory,
         options=options,
@@ -360,10 +351,10 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
     notes: tuple[str, ...] = ()
     if contract is None or request.preprocess:
         size = getattr(family, "usual_size", FOREIGN_SIZE)
-        contract = _contract(size, int(weights.options.get("channels", 3)), request, family)
-        feed = request.preprocess or ("the data's" if info.preprocess else _usual(family))
+        contract = feed(size, int(weights.options.get("channels", 3)), info, request.preprocess, family)
+        how = request.preprocess or ("the data's" if info.preprocess else usual(family))
         notes = (
-            f"{path.name} does not say how it was trained: fed at {contract.height}x{contract.width} with {feed} "
+            f"{path.name} does not say how it was trained: fed at {contract.height}x{contract.width} with {how} "
             "normalization; --set resolution= and --preprocess change that",
         )
     if weights.classes and weights.classes != info.classes:
@@ -372,11 +363,12 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
             hint="choose data with the same classes, or train again",
         )
     n_out = int(weights.options.get("classes", 0)) or request.task.channels(info)
+    head = family(**weights.options).head if hasattr(family, "head") else None
     return Source(
         kind="checkpoint",
         name=weights.model,
         input=contract,
-        output=request.task.output(n_out, info),
+        output=request.task.output(n_out, info, head),
         family=family,
         options=weights.options,
         size_multiple=int(getattr(family, "size_multiple", FACTORY_MULTIPLE)),
@@ -415,36 +407,3 @@ def _from_file(path: Path, request: _Request, runtime: str) -> Source:
 
 def _listed(classes: tuple[str, ...]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"
-
-
-# --- preprocessing ---------------------------------------------------------------------------------------------------
-def _contract(size: tuple[int, int], channels: int, request: _Request, family: Any = None) -> InputContract:
-    """Return how a network is fed: as asked, as the data's description says, else as its family usually is."""
-    data = {} if request.preprocess else request.info.preprocess
-    mean, std = _normalization(request.preprocess or _usual(family), channels)
-    return InputContract(
-        *size,
-        channels=channels,
-        color="y" if channels == 1 else "rgb",
-        mean=_floats(data.get("mean"), mean),
-        std=_floats(data.get("std"), std),
-        resize=str(request.info.preprocess.get("resize", IMAGENET.resize)),
-    )
-
-
-def _usual(family: Any) -> str:
-    return str(getattr(family, "usual_preprocess", "imagenet"))
-
-
-def _normalization(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    pair = PREPROCESS[name]
-    if pair is not None:
-        return (pair[0],) * channels, (pair[1],) * channels
-    if channels == len(IMAGENET.mean):
-        return IMAGENET.mean, IMAGENET.std
-    return (IMAGENET_GREY[0],) * channels, (IMAGENET_GREY[1],) * channels
-
-
-def _floats(value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
-    items = value if isinstance(value, (list, tuple)) else [value] * len(default)
-    return default if value is None else tuple(float(v) for v in items)

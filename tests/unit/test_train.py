@@ -92,7 +92,7 @@ def test_every_epoch_has_an_order_of_its_own(tmp_path: Path) -> None:
             self._orders: list[str] = []
             self.loss = self.watch
 
-        def watch(self, outputs: torch.Tensor, batch: Batch, info: object) -> torch.Tensor:
+        def watch(self, outputs: torch.Tensor, batch: Batch, info: object, output: object) -> torch.Tensor:
             self._orders += batch.ids
             return Segmentation().loss(outputs, batch, info)
 
@@ -280,7 +280,7 @@ class Faulty:
         self._own = Segmentation(bootstrap=0)
         self.predict, self.output, self.meter = self._own.predict, self._own.output, self._own.meter
 
-    def loss(self, outputs: torch.Tensor, batch: object, info: object) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, batch: object, info: object, output: object) -> torch.Tensor:
         self._n += 1
         loss = self._own.loss(outputs, batch, info)
         return loss * self._value if self._n in self._calls else loss
@@ -300,8 +300,8 @@ def test_weights_that_blow_up_are_never_saved(tmp_path: Path) -> None:
     """The loss is finite, the step is not."""
 
     class Explodes(Faulty):
-        def loss(self, outputs: torch.Tensor, batch: object, info: object) -> torch.Tensor:
-            loss = super().loss(outputs, batch, info)
+        def loss(self, outputs: torch.Tensor, batch: object, info: object, output: object) -> torch.Tensor:
+            loss = super().loss(outputs, batch, info, output)
             if self._n == 6:
                 outputs.register_hook(lambda gradient: gradient * float("nan"))
             return loss

@@ -142,15 +142,17 @@ def _run_time(shop: Shop, architecture: Architecture) -> float:
     opened, contract = shop.opened, shop.opened.source.contract(architecture.size, architecture.options)
     module = new_module(shop, architecture, None, 0)
     part = shop.parts["val"][: min(4, len(shop.parts["val"]))]
-    score_module(module, opened.task, opened.info, part[:1], contract)
+    score_module(module, opened.task, opened.info, part[:1], contract, output=opened.source.output)
     start = time.monotonic()
-    score_module(module, opened.task, opened.info, part, contract)
+    score_module(module, opened.task, opened.info, part, contract, output=opened.source.output)
     return (time.monotonic() - start) / len(part)
 
 
 def _step_time(shop: Shop, architecture: Architecture, options: Any) -> float:
     """Return the seconds of one training step, augmentation included."""
     import torch
+
+    from bitfront.train.optimizer import training_loss
 
     opened, contract = shop.opened, shop.opened.source.contract(architecture.size, architecture.options)
     with torch.random.fork_rng(devices=[]):
@@ -167,7 +169,9 @@ def _step_time(shop: Shop, architecture: Architecture, options: Any) -> float:
         for batch in flow:
             images = torch.from_numpy(batch.images).to(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            opened.task.loss(module(images), batch, opened.info).backward()
+            training_loss(
+                module, images, batch, task=opened.task, info=opened.info, output=opened.source.output
+            ).backward()
             optimizer.step()
             now = time.monotonic()
             times.append(now - start)

@@ -118,7 +118,8 @@ def _answer(
     try:
         batch, originals = next(batches.evaluation([sample], record.artifact.input, 1))
         sizes = [(s.image.shape[0], s.image.shape[1]) for s in originals]
-        return opened.task.predict(session.run(batch.images), record.artifact.output, sizes)[0]
+        artifact = record.artifact
+        return opened.task.predict(session.run(batch.images), artifact.output, sizes, artifact.input)[0]
     finally:
         session.close()
 

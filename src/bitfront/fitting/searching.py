@@ -217,13 +217,13 @@ def _evaluator(network: Network, menu: Menu, space: Space, part: Part, limit: in
     samples = [part[i] for i in spread(len(part), limit)]
     pairs = batches.evaluation(samples, contract, 8)
     images = np.concatenate([batch.images for batch, _ in pairs])
-    scorer = shop.opened.task.scorer(samples, source.output, info, shop.score)
+    scorer = shop.opened.task.scorer(samples, source.output, info, shop.score, contract)
     identity = content_id([_label_id(s) for s in samples], shop.score, source.output, info.classes)
     return NetworkEvaluator(menu, space, images, scorer, identity=identity, device="auto")
 
 
 def _label_id(sample: Sample) -> str:
-    return content_id(sample.id, sample.mask, sample.boxes, sample.labels, sample.label)
+    return content_id(sample.id, sample.mask, sample.boxes, sample.labels, sample.label, sample.ignored)
 
 
 def _split(parts: Mapping[str, Part]) -> tuple[Part, Part]:

@@ -154,6 +154,7 @@ def _train(
             seed,
             on_epoch=on_epoch,
             header={"model": source.name, "options": dict(architecture.options)},
+            output=source.output,
         )
     ended = result.stopped in ("completed", "patience", "time")
     rows = [{"epoch": e.index + 1, **{k: v for k, v in to_json(e).items() if k != "index"}} for e in result.epochs]

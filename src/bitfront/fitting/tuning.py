@@ -69,6 +69,7 @@ def train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | N
             shop.folder / "trainings" / f"plan_{identity}",
             shop.seed_of("train", plan.id),
             on_epoch,
+            output=shop.opened.source.output,
         )
     if done.trained.best_epoch < 0:
         return None

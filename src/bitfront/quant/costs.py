@@ -1,7 +1,7 @@
-"""What a plan costs on a device: flash, RAM, cycles, milliseconds on a neural processor; from the bits alone.
+"""What a plan costs on a device: flash, RAM, instructions, cycles, milliseconds on a neural processor; from the bits alone.
 
-Flash and RAM are counted, cycles and milliseconds are *modelled* (:data:`PROCESSORS`, :data:`NPU_RESIDUAL` say how
-well). All but the RAM are sums over tensors or nodes. One :class:`Costs` a graph: it counts the graph once, then tells
+Flash and RAM are counted; instructions, cycles and milliseconds are *modelled* (:mod:`bitfront.quant.instructions`,
+:data:`PROCESSORS`, :data:`NPU` say how well). All but the RAM are sums over tensors or nodes. One :class:`Costs` a graph: it counts the graph once, then tells
 the costs of thousands of plans a second, one by one or as an array of genomes.
 """
 
@@ -18,10 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from bitfront.errors import UsageError, unknown_name
 from bitfront.graph.count import lifetimes
 from bitfront.graph.ir import Graph, Node
+from bitfront.quant import instructions
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import moves_values
 
-__all__ = ["NPU_RESIDUAL", "PROCESSORS", "Bits", "Costs", "Processor", "bits_of"]
+__all__ = ["NPU", "PROCESSORS", "Bits", "Costs", "Npu", "Processor", "bits_of"]
 
 Bits = Mapping[str, int] | ArrayLike
 """Tensor name -> bits; or bits in the order of ``Costs.genes``, ``(genes,)`` or ``(n, genes)``."""
@@ -40,50 +41,59 @@ TABLE_OPERATORS = frozenset(
 """Operators that are a table from code to code (``docs/numeric-contract.md``)."""
 _SAME_BUFFER = frozenset(["reshape", "identity"])
 
-NPU_WEIGHT_MS, NPU_ACTIVATION_MS, NPU_MACS_PER_MS = 2.63, 0.70, 45e6
-"""STM32N6 (Neural-ART), weights in external flash: ms per MB (1e6 bytes) of weights and of layer inputs and outputs;
-fitted to 13 published int8 times of ST's model zoo 2.0.0."""
-NPU_RESIDUAL = (
-    "modelled; 13 published int8 times: mean error 2.2 %, leave-one-out 6.9 % at most; activations within 4.2 MB of "
-    "internal RAM; other widths than 8 bits are extrapolated"
-)
+
+@dataclass(frozen=True, slots=True)
+class Npu:
+    """How long a neural processor takes whose time goes into moving codes."""
+
+    weight_ms: float
+    """Per MB (1e6 bytes) of weights."""
+    activation_ms: float
+    """Per MB of layers' inputs and outputs."""
+    macs_per_ms: float
+    """Its multipliers at best."""
+    source: str
+    residual: str
+
+
+NPU = Npu(
+    2.63, 0.70, 45e6,
+    source="fit to 13 int8 times of STM32N6 (Neural-ART) published in ST's model zoo 2.0.0, weights in external flash",
+    residual="modelled; 13 published int8 times: mean error 2.2 %, leave-one-out 6.9 % at most; activations within "
+    "4.2 MB of internal RAM; other widths than 8 bits are extrapolated",
+)  # fmt: skip
+"""STM32N6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """How long integer C takes, per product; see ``residual`` for how well that is known."""
+    """How many cycles a processor takes per product; see ``residual`` for how well that is known."""
 
-    unit: str
-    """``cycles`` or ``instructions``."""
     dense: float
     """Per product of a 1x1 convolution or a dense layer."""
     conv: float
     """Per product of any other convolution."""
     depthwise: float
-    output: float = 0.0
-    """Per element of every operator's output: what is not a product."""
     unpack: float = 4.0
     """Per weight that is not of 8 or 16 bits, unpacked once a frame: load, shift, extend, store. Assumed."""
     wide: float = 3.9
     """Times longer where the sums need int64. Measured on Cortex-M4."""
+    clock_hz: float = 1.0
+    source: str = ""
     residual: str = ""
 
 
 PROCESSORS: Mapping[str, Processor] = MappingProxyType(
     {
-        "cortex_m7": Processor(
-            "cycles", 0.91, 0.91, 9.0,
-            residual="modelled; published int8 times of STM32H747 (400 MHz): mean error 4.6 %; other convolutions "
-            "than 1x1 and depthwise as 1x1",
-        ),
-        "cortex_m4": Processor(
-            "instructions", 1.68, 1.43, 7.9, output=69.0,
-            residual="modelled; per product measured on single layers under QEMU; per output from one network "
-            "(Fast-SCNN at 96x96, 5.0 M instructions), so no error is known",
+        "stm32h7": Processor(
+            0.91, 0.91, 9.0, clock_hz=400e6,
+            source="fit to int8 times of STM32H747 (Cortex-M7, 400 MHz) published in ST's model zoo, ST's own kernels",
+            residual="modelled; published int8 times of ST's own kernels: mean error 4.6 %; other convolutions than "
+            "1x1 and depthwise as 1x1; bitfront's C was not timed on it",
         ),
     }
 )  # fmt: skip
-"""Device class -> its processor; whole instructions and cycles of one image."""
+"""Processor by name; cycles of one image."""
 
 
 def bits_of(plan: Plan) -> dict[str, int]:
@@ -118,6 +128,8 @@ class Costs:
         self._count_flash(graph, per_channel)
         self._count_ram(graph)
         self._count_products(graph)
+        self._graph = graph
+        self._priced: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     # --- the costs ---------------------------------------------------------------------------------------------------
     def flash_bytes(self, bits: Bits) -> Values:
@@ -137,8 +149,8 @@ class Costs:
             live = live - (np.where(first == second, first, 0) * self._pair_sizes) @ self._pair_alive
         return np.asarray(live.max(-1), np.float64)
 
-    def cycles(self, bits: Bits, processor: str | Processor = "cortex_m7") -> Values:
-        """Return the modelled cycles (or instructions: ``Processor.unit``) of one image: a sum over nodes.
+    def cycles(self, bits: Bits, processor: str | Processor = "stm32h7") -> Values:
+        """Return the modelled cycles of one image: a sum over layers, so that other operators count nothing.
 
         The width of the sums is judged for weights that fill their codes. Bits change little else on a processor:
         16-bit codes take as long as those of 8 bits. Raises UsageError for unknown names.
@@ -147,23 +159,53 @@ class Costs:
             raise unknown_name("processor", processor, PROCESSORS)
         model = PROCESSORS[processor] if isinstance(processor, str) else processor
         widths = self._widths(bits)
-        weight, source = widths[..., self._layer_weights], widths[..., self._layer_inputs]
+        weight = widths[..., self._layer_weights]
         per_product = np.array([getattr(model, kind) for kind in self._layer_kinds])
-        wide = self._weight_sums * np.exp2(weight + source - 2.0) >= WIDE_ACCUMULATOR
-        products = self._products * per_product * np.where(wide, model.wide, 1.0)
+        products = self._products * per_product * np.where(self._wide(widths), model.wide, 1.0)
         unpacked = self._weight_sizes * np.where(np.isin(weight, (8, 16, FLOAT)), 0.0, model.unpack)
-        return np.asarray((products + unpacked).sum(-1) + model.output * self._n_outputs, np.float64)
+        return np.asarray((products + unpacked).sum(-1), np.float64)
+
+    def instructions(self, bits: Bits, core: str, *, rounding: str = "half_even") -> Values:
+        """Return the modelled instructions of one image in fixed-point C: a sum over nodes.
+
+        The width of the sums is judged as for :meth:`cycles`. Raises UsageError for unknown cores.
+        """
+        key = (core, rounding)
+        if key not in self._priced:
+            known = instructions.prices(core)
+            self._priced[key] = instructions.table(self._graph, known, even=rounding == "half_even")
+        priced, widths = self._priced[key], self._widths(bits)
+        layers = self._layer_nodes
+        others = np.delete(priced, layers, axis=0)[:, 0, 0].sum()
+        weight = np.minimum(widths[..., self._layer_weights], 16)
+        return np.asarray(priced[layers, self._ways(widths), weight].sum(-1) + others, np.float64)
+
+    def ways(self, bits: Bits) -> Mapping[str, str]:
+        """Return how every layer is computed under one plan: node -> a name of ``instructions.PREPARED``."""
+        ways = self._ways(self._widths(bits))
+        names = [self._graph.nodes[i].name for i in self._layer_nodes]
+        return {name: instructions.PREPARED[way] for name, way in zip(names, ways.tolist(), strict=True)}
 
     def npu_ms(self, bits: Bits) -> Values:
-        """Return the modelled milliseconds of one image on an STM32N6; :data:`NPU_RESIDUAL` says how well.
+        """Return the modelled milliseconds of one image on an STM32N6; :data:`NPU` says how well.
 
         A sum over tensors, but at least what its multipliers take. Source: a fit to ST's published times.
         """
         widths = self._widths(bits)
         weights = (self._weight_sizes * widths[..., self._layer_weights]).sum(-1) / 8e6
         moved = (self._traffic * widths[..., self._activations]).sum(-1) / 8e6
-        floor = self._products.sum() / NPU_MACS_PER_MS
-        return np.asarray(np.maximum(NPU_WEIGHT_MS * weights + NPU_ACTIVATION_MS * moved, floor), np.float64)
+        floor = self._products.sum() / NPU.macs_per_ms
+        return np.asarray(np.maximum(NPU.weight_ms * weights + NPU.activation_ms * moved, floor), np.float64)
+
+    def _wide(self, widths: Widths) -> NDArray[np.bool_]:
+        """Return which layers' sums need int64."""
+        weight, source = widths[..., self._layer_weights], widths[..., self._layer_inputs]
+        return np.asarray(self._weight_sums * np.exp2(weight + source - 2.0) >= WIDE_ACCUMULATOR)
+
+    def _ways(self, widths: Widths) -> NDArray[np.intp]:
+        """Return how every layer is computed, as an index into ``instructions.PREPARED``."""
+        wide, source = self._wide(widths), widths[..., self._layer_inputs]
+        return np.where(wide, 2, np.where(source <= 8, 0, 1))
 
     # --- bits of every tensor ----------------------------------------------------------------------------------------
     def _widths(self, bits: Bits) -> Widths:
@@ -229,6 +271,7 @@ class Costs:
     def _count_products(self, graph: Graph) -> None:
         layers = [n for n in graph.nodes if n.op in ("conv", "dense") and n.inputs[1] in graph.constants]
         weights = [graph.constants[n.inputs[1]] for n in layers]
+        self._layer_nodes = np.array([i for i, n in enumerate(graph.nodes) if n in layers], np.intp)
         self._layer_weights = self._positions([n.inputs[1] for n in layers])
         self._layer_inputs = self._positions([n.inputs[0] for n in layers])
         self._layer_kinds = [_kind(n, w.shape) for n, w in zip(layers, weights, strict=True)]
@@ -236,8 +279,6 @@ class Costs:
         self._weight_sums = np.array([_relative_sum(w) for w in weights], np.float64)
         outputs = [graph.tensors[n.output].shape for n in layers]
         self._products = self._weight_sizes * [math.prod(shape) // shape[1] for shape in outputs]
-        moving = [n.output for n in graph.nodes if n.op not in _SAME_BUFFER]
-        self._n_outputs = float(sum(math.prod(graph.tensors[name].shape) for name in moving))
 
 
 def _storage(widths: Widths) -> Widths:

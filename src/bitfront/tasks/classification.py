@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import images
-from bitfront.contracts import Batch, DataInfo, OutputContract, Prediction, Sample
+from bitfront.contracts import Batch, DataInfo, Head, InputContract, OutputContract, Prediction, Sample
 from bitfront.errors import UsageError, unknown_name
 from bitfront.tasks.classification_meter import ClassificationMeter
 from bitfront.tasks.classification_scorer import ClassificationScorer
@@ -47,8 +47,8 @@ class Classification:
         """One a class."""
         return len(info.classes)
 
-    def output(self, channels: int, info: DataInfo) -> OutputContract:
-        """The read-out. Raises UsageError when the channels do not fit the classes."""
+    def output(self, channels: int, info: DataInfo, head: Head | None = None) -> OutputContract:
+        """The read-out; no head is needed. Raises UsageError when the channels do not fit the classes."""
         k = len(info.classes)
         if channels == k and k > 1:
             return OutputContract("argmax", classes=info.classes)
@@ -59,7 +59,9 @@ class Classification:
             hint="one channel a class, or a single one for two classes; choose data with the classes it was trained on",
         )
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Batch, info: DataInfo, output: OutputContract | None = None
+    ) -> torch.Tensor:
         """Cross-entropy, mean over the images; of one channel, binary cross-entropy with logits.
 
         ``outputs`` are logits ``(b, k)`` or ``(b, k, 1, 1)``. Raises UsageError without labels, or for maps.
@@ -84,10 +86,14 @@ class Classification:
         return (losses * weights[target]).sum() / weights[target].sum().clamp(min=1e-9)
 
     def predict(
-        self, outputs: NDArray[Any], contract: OutputContract, sizes: Sequence[tuple[int, int]]
+        self,
+        outputs: NDArray[Any],
+        output: OutputContract,
+        sizes: Sequence[tuple[int, int]],
+        fed: InputContract | None = None,
     ) -> list[Prediction]:
         """Read the class of each image off ``(b, k)`` outputs; ``sizes`` are not needed."""
-        labels, logits = read_out(outputs, contract), two_sided(outputs, contract)
+        labels, logits = read_out(outputs, output), two_sided(outputs, output)
         return [Prediction(label=int(i), scores=row) for i, row in zip(labels, logits, strict=True)]
 
     def meter(self, info: DataInfo, score: str = "") -> ClassificationMeter:
@@ -95,11 +101,16 @@ class Classification:
         return ClassificationMeter(info, score, bootstrap=self.bootstrap, seed=self.seed)
 
     def scorer(
-        self, samples: Sequence[Sample], contract: OutputContract, info: DataInfo, score: str = ""
+        self,
+        samples: Sequence[Sample],
+        output: OutputContract,
+        info: DataInfo,
+        score: str = "",
+        fed: InputContract | None = None,
     ) -> ClassificationScorer:
         """Return a scorer of raw outputs for these samples. Raises UsageError for unknown scores, DataError."""
         return ClassificationScorer(
-            samples, info, score, read=lambda outputs: (read_out(outputs, contract), two_sided(outputs, contract))
+            samples, info, score, read=lambda outputs: (read_out(outputs, output), two_sided(outputs, output))
         )
 
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront import images
-from bitfront.contracts import IGNORE, Batch, DataInfo, OutputContract, Part, Prediction, Sample
+from bitfront.contracts import IGNORE, Batch, DataInfo, Head, InputContract, OutputContract, Part, Prediction, Sample
 from bitfront.errors import UsageError, unknown_name
 from bitfront.tasks.segmentation_meter import SegmentationMeter
 from bitfront.tasks.segmentation_scorer import SegmentationScorer
@@ -44,8 +44,8 @@ class Segmentation:
         """One for one class of objects on a background, else one a class."""
         return 1 if len(info.classes) == 2 and info.background == 0 else len(info.classes)
 
-    def output(self, channels: int, info: DataInfo) -> OutputContract:
-        """The read-out. Raises UsageError when the channels do not fit the classes."""
+    def output(self, channels: int, info: DataInfo, head: Head | None = None) -> OutputContract:
+        """The read-out; no head is needed. Raises UsageError when the channels do not fit the classes."""
         k = len(info.classes)
         if channels == k and k > 1:
             return OutputContract("argmax", classes=info.classes)
@@ -56,7 +56,9 @@ class Segmentation:
             hint="one channel a class, or a single one for two classes; choose data with the classes it was trained on",
         )
 
-    def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo) -> torch.Tensor:
+    def loss(
+        self, outputs: torch.Tensor, batch: Batch, info: DataInfo, output: OutputContract | None = None
+    ) -> torch.Tensor:
         """Cross-entropy, mean over the pixels that are not ignored; of one channel, binary cross-entropy with logits.
 
         ``outputs`` are logits ``(b, k, h, w)`` at the size of ``batch.masks``. A batch without labelled pixel gives 0.
@@ -74,10 +76,14 @@ class Segmentation:
         return loss + self.dice * _soft_dice(outputs.float(), target, keep) if self.dice else loss
 
     def predict(
-        self, outputs: NDArray[Any], contract: OutputContract, sizes: Sequence[tuple[int, int]]
+        self,
+        outputs: NDArray[Any],
+        output: OutputContract,
+        sizes: Sequence[tuple[int, int]],
+        fed: InputContract | None = None,
     ) -> list[Prediction]:
         """Read label maps off ``(b, k, h, w)`` outputs, then resize each to its image by nearest neighbour."""
-        maps = read_out(outputs, contract)
+        maps = read_out(outputs, output)
         return [Prediction(mask=images.resize(m, size, "nearest")) for m, size in zip(maps, sizes, strict=True)]
 
     def meter(self, info: DataInfo, score: str = "") -> SegmentationMeter:
@@ -85,10 +91,15 @@ class Segmentation:
         return SegmentationMeter(info, score, bootstrap=self.bootstrap, seed=self.seed)
 
     def scorer(
-        self, samples: Sequence[Sample], contract: OutputContract, info: DataInfo, score: str = ""
+        self,
+        samples: Sequence[Sample],
+        output: OutputContract,
+        info: DataInfo,
+        score: str = "",
+        fed: InputContract | None = None,
     ) -> SegmentationScorer:
         """Return a scorer of raw outputs for these samples. Raises UsageError for unknown scores, DataError."""
-        return SegmentationScorer(samples, info, score, read=lambda outputs: read_out(outputs, contract))
+        return SegmentationScorer(samples, info, score, read=lambda outputs: read_out(outputs, output))
 
     def draw(self, image: NDArray[np.uint8], prediction: Prediction, info: DataInfo) -> NDArray[np.uint8]:
         """Overlay a prediction, with a legend."""

@@ -8,7 +8,6 @@ that was not (on the CPU, with the same number of threads).
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import time
@@ -22,13 +21,13 @@ import torch
 from torch import nn
 
 from bitfront import batches
-from bitfront.contracts import Batch, DataInfo, InputContract, Part, Task
+from bitfront.contracts import Batch, DataInfo, InputContract, OutputContract, Part, Task
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.record import content_id, to_json
 from bitfront.train import schedules
 from bitfront.train.average import Average
 from bitfront.train.checkpoints import load_into, save_checkpoint
-from bitfront.train.optimizer import adam, freeze, training_outputs
+from bitfront.train.optimizer import adam, freeze, training_loss
 from bitfront.train.options import Epoch, Trained, TrainOptions
 from bitfront.train.scoring import score_module
 from bitfront.train.state import Progress, TrainState, arrays_of, capture_optimizer, is_finite, restore_optimizer
@@ -55,13 +54,15 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
     *,
     header: Mapping[str, Any] | None = None,
     span: tuple[int, int] | None = None,
+    output: OutputContract | None = None,
 ) -> Trained:
     """Train ``module`` on ``train_part``, score it on ``val_part``, keep the best epoch as ``folder/best.safetensors``.
 
     A ``folder`` with the state of the same training (start weights, options, sizes of the parts, seed) is resumed.
     ``on_epoch`` sees every epoch (after a resume the last one again) and may return a reason to stop. ``header`` adds
     to the checkpoint's header (``model``, ``options``). ``span`` runs a part of the epochs only, from the first to
-    before the last, at the rates that they have in the whole. At the end ``module`` holds the best weights, on the CPU.
+    before the last, at the rates that they have in the whole. ``output`` says how to read the network (default: as the
+    task reads one with so many channels). At the end ``module`` holds the best weights, on the CPU.
 
     Raises DataError for empty parts, UsageError when the loss is not finite even after halving the rate three times.
     """
@@ -82,6 +83,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
         folder=folder,
         seed=seed,
         span=span or (0, options.epochs),
+        output=output,
     )
     return training.run(on_epoch, header or {})
 
@@ -101,9 +103,11 @@ class _Training:
         folder: Path,
         seed: int,
         span: tuple[int, int],
+        output: OutputContract | None,
     ) -> None:
         self.task, self.info, self.contract, self.options, self.seed = task, info, contract, options, seed
         self.first, self.end = span
+        self.output = output
         self.augment = batches.AUGMENTS[options.augment]
         self.parts = (batches.cached(parts[0], contract, self.augment), batches.cached(parts[1]))
         self.device = _device(options.device)
@@ -228,8 +232,7 @@ class _Training:
         images = torch.from_numpy(batch.images).to(self.device, memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            losses = [self.task.loss(outputs, batch, self.info) for outputs in training_outputs(self.module, images)]
-            loss = functools.reduce(torch.add, losses)
+            loss = training_loss(self.module, images, batch, task=self.task, info=self.info, output=self.output)
         value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()
@@ -267,6 +270,7 @@ class _Training:
             self.contract,
             batch_size=self.options.batch_size,
             score=self.options.score,
+            output=self.output,
         )
         return float(metrics.value)
 

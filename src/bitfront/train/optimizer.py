@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
+from bitfront.contracts import Batch, DataInfo, OutputContract, Task
 from bitfront.errors import UsageError
 from bitfront.train.options import TrainOptions
 
-__all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_outputs"]
+__all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_loss"]
 
 BACKBONE = "backbone"
 """The name of a network's feature extractor among the patterns of ``freeze``."""
@@ -57,7 +60,32 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> nn.ModuleList:
     return nn.ModuleList(m for m in norms if not any(p.requires_grad for p in m.parameters()))
 
 
-def training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def training_loss(
+    module: nn.Module,
+    images: torch.Tensor,
+    batch: Batch,
+    *,
+    task: Task,
+    info: DataInfo,
+    output: OutputContract | None = None,
+) -> torch.Tensor:
+    """Return the scalar loss of a batch: the module's own ``training_loss`` where it has one, else the task's.
+
+    ``images`` are those of ``batch`` on the module's device; ``output`` says how to read what the module computes
+    (``None``: as the task reads a network with so many channels). Raises what the task's loss raises.
+    """
+    own = getattr(module, "training_loss", None)
+    if own is not None:
+        place = {label: i for i, label in enumerate(info.objects)}
+        labels = tuple(np.array([place[int(label)] for label in some], np.int64) for some in batch.labels)
+        loss: torch.Tensor = own(images, batch, labels)
+        return loss
+    outputs = _training_outputs(module, images)
+    output = output or task.output(outputs[0].shape[1], info)
+    return functools.reduce(torch.add, (task.loss(each, batch, info, output) for each in outputs))
+
+
+def _training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return every output that has a loss: those of the module's own ``training_outputs``, or what it computes.
 
     A network with auxiliary heads gives its logits first, then theirs, each ``(b, k, h, w)``.

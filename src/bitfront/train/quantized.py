@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bitfront import batches
-from bitfront.contracts import DataInfo, InputContract, Part, Task
+from bitfront.contracts import DataInfo, InputContract, OutputContract, Part, Task
 from bitfront.errors import UsageError
 from bitfront.graph.ir import Graph
 from bitfront.graph.module import GraphModule
@@ -78,6 +78,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     freeze_ranges: float | None = None,
     live_norm: float | None = None,
     delay: int = 0,
+    output: OutputContract | None = None,
 ) -> Quantized:
     """Train ``graph`` under ``plan`` (or without quantization under an empty one); resumes like ``train.loop.train``.
 
@@ -101,6 +102,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
             (:mod:`bitfront.graph.live_norm`); ``None``: it stays folded.
         delay: epochs of ``options`` that were trained in float before; the others are run, at the rates that they have
             in the whole.
+        output: how to read the network; default: as the task reads one with so many channels.
 
     Raises:
         UsageError: the plan does not fit the graph, or the graph is not prepared; and what ``train`` raises.
@@ -117,7 +119,9 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
         module.begin_norms(torch.from_numpy(np.concatenate(seen)))
     header = {"model": "graph", "plan": plan.id}
     arguments = (task, info, val_part, contract)
-    start = float(score_module(module, *arguments, batch_size=options.batch_size, score=options.score).value)
+    start = float(
+        score_module(module, *arguments, batch_size=options.batch_size, score=options.score, output=output).value
+    )
     trained = train(
         module,
         task,
@@ -131,6 +135,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
         on_epoch,
         header=header,
         span=(delay, options.epochs),
+        output=output,
     )
     better = trained.best_score >= start
     done, learned = (module.graph(), module.plan()) if better else (graph, plan)

@@ -151,7 +151,8 @@ def fed(opened: Opened, graph: Graph) -> Opened:
             hint="name the model that the candidate was made from",
         )
     contract = replace(source.input, height=size[0], width=size[1])
-    return replace(opened, source=replace(source, input=contract, output=opened.task.output(answers[1], opened.info)))
+    output = source.output if source.output.head else opened.task.output(answers[1], opened.info)
+    return replace(opened, source=replace(source, input=contract, output=output))
 
 
 def check_loss(start: Start, part: Part) -> None:
@@ -171,7 +172,9 @@ def check_loss(start: Start, part: Part) -> None:
     batch = next(iter(batches.training([part[0]], opened.source.input, 1, rng, batches.AUGMENTS["none"])))
     try:
         with torch.no_grad():
-            opened.task.loss(GraphModule(graph)(torch.from_numpy(batch.images)), batch, opened.info)
+            opened.task.loss(
+                GraphModule(graph)(torch.from_numpy(batch.images)), batch, opened.info, opened.source.output
+            )
     except (RuntimeError, IndexError, ValueError) as error:
         shape = graph.tensors[graph.outputs[0]].shape
         raise UsageError(

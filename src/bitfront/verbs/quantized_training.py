@@ -216,6 +216,7 @@ def train_quantized(
         freeze_ranges=freeze_ranges,
         live_norm=live_norm,
         delay=delay,
+        output=source.output,
     )
     write_artifact(engine, done.graph, done.plan, source, place)
     plan_files.save(place.with_suffix(PLAN_SUFFIX), done.plan)
@@ -358,6 +359,7 @@ def _train_float(  # noqa: PLR0917 - the order of train.loop.train
         on_epoch,
         header={"model": source.name, "options": to_json(source.options)},
         span=(0, delay),
+        output=source.output,
     )
     if isinstance(module, GraphModule):
         return module.graph(), done

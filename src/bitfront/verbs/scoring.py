@@ -16,7 +16,6 @@ from bitfront.contracts import (
     DataInfo,
     Dataset,
     Metrics,
-    OutputContract,
     Part,
     Prediction,
     Runtime,
@@ -150,7 +149,7 @@ def score_session(
     done = 0
     for batch, originals in batches.evaluation(samples, source.input, batch_size):
         outputs = session.run(batch.images)
-        for prediction, sample in zip(_read(opened.task, outputs, source.output, originals), originals, strict=True):
+        for prediction, sample in zip(_read(opened.task, outputs, source, originals), originals, strict=True):
             meter.add(prediction, sample)
         done += len(originals)
         if progress:
@@ -176,9 +175,9 @@ def score_file(
         session.close()
 
 
-def _read(task: Task, outputs: Any, output: OutputContract, samples: list[Sample]) -> list[Prediction]:
+def _read(task: Task, outputs: Any, source: Source, samples: list[Sample]) -> list[Prediction]:
     sizes = [(s.image.shape[0], s.image.shape[1]) for s in samples]
-    return task.predict(outputs, output, sizes)
+    return task.predict(outputs, source.output, sizes, source.input)
 
 
 def few_or_all(
@@ -259,7 +258,7 @@ def predict(
         for index, path in enumerate(files):
             sample = Sample(path.name, read_image(path))
             (batch, originals) = next(iter(batches.evaluation([sample], opened.source.input, 1)))
-            answer = _read(opened.task, session.run(batch.images), opened.source.output, originals)[0]
+            answer = _read(opened.task, session.run(batch.images), opened.source, originals)[0]
             picture = folder / f"{path.stem}_{path.suffix[1:].lower()}.jpg"
             written.append(_write(picture, jpeg(opened.task.draw(sample.image, answer, opened.info))))
             if masks and answer.mask is not None:

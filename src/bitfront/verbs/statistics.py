@@ -237,7 +237,7 @@ def _with_scores(
     part, warnings = few_or_all(opened.dataset, name, limit, cache)
     samples = [part[i] for i in range(len(part))]
     pixels = np.concatenate([b.images for b, _ in batches.evaluation(samples, opened.source.input, 8)])
-    scorer = opened.task.scorer(samples, opened.source.output, opened.info, score)
+    scorer = opened.task.scorer(samples, opened.source.output, opened.info, score, opened.source.input)
     menu = build_menu(graph, ranges, options=options)
     space = space_of(menu)
     evaluator = NetworkEvaluator(menu, space, pixels, scorer, identity=content_id([s.id for s in samples], score))

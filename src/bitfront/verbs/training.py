@@ -106,6 +106,7 @@ def train(
         seed,
         on_epoch,
         header=header,
+        output=source.output,
     )
     atomic_write(place, done.weights.read_bytes())
     metrics = score_session(TorchSession(module), opened, val_part)

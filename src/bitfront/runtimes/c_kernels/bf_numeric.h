@@ -101,6 +101,15 @@ static inline void bf_put(void *y, uint8_t type, int32_t i, int32_t code) {
     }
 }
 
+/* First and last tap (not included) that lie within `size` pixels, of a window that begins at `from`. */
+static inline void bf_within(int32_t from, int32_t dilation, int32_t size, int32_t n_taps,
+                             int32_t range[2]) {
+    range[0] = 0;
+    while (range[0] < n_taps && from + range[0] * dilation < 0) { range[0]++; }
+    range[1] = n_taps;
+    while (range[1] > range[0] && from + (range[1] - 1) * dilation >= size) { range[1]--; }
+}
+
 /* n signed numbers of `bits` bits each, packed least significant bit first from the first bit of `packed` on. */
 void bf_unpack(int16_t *out, const uint8_t *packed, int32_t bits, int32_t n);
 

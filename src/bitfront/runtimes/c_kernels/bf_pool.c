@@ -3,25 +3,17 @@
 
 #define BLOCK 16 /* channels at a time; on the stack */
 
-/* First and last tap (not included) that lie within `size` pixels, of a window that begins at `from`. */
-static void within(int32_t from, int32_t dilation, int32_t size, int32_t n_taps, int32_t range[2]) {
-    range[0] = 0;
-    while (range[0] < n_taps && from + range[0] * dilation < 0) { range[0]++; }
-    range[1] = n_taps;
-    while (range[1] > range[0] && from + (range[1] - 1) * dilation >= size) { range[1]--; }
-}
-
 static void pool(const bf_pool_layer *p, const void *x, void *y, int is_max) {
     const int32_t in_bytes = BF_BYTES(p->in_type), out_bytes = BF_BYTES(p->out_type);
     int32_t held[BLOCK], codes[BLOCK], rows[2], columns[2], oy, ox, c, i, ky, kx, at = 0;
     int64_t sums[BLOCK];
     for (oy = 0; oy < p->out_h; oy++) {
         const int32_t top = oy * p->stride_h - p->pad_top;
-        within(top, p->dilation_h, p->in_h, p->kernel_h, rows);
+        bf_within(top, p->dilation_h, p->in_h, p->kernel_h, rows);
         for (ox = 0; ox < p->out_w; ox++) {
             const int32_t left = ox * p->stride_w - p->pad_left;
             int32_t n_taps;
-            within(left, p->dilation_w, p->in_w, p->kernel_w, columns);
+            bf_within(left, p->dilation_w, p->in_w, p->kernel_w, columns);
             n_taps = (rows[1] - rows[0]) * (columns[1] - columns[0]);
             if (p->count_padding || n_taps == 0) { n_taps = p->kernel_h * p->kernel_w; }
             for (c = 0; c < p->channels; c += BLOCK) {
