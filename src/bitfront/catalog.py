@@ -34,6 +34,8 @@ CATALOG: dict[str, str] = {
     "model/q_seg1": "bitfront.models.q_seg:QSeg1",
     "model/q_seg2": "bitfront.models.q_seg:QSeg2",
     "model/tiny": "bitfront.models.tiny:Tiny",
+    "model/tiny_yolo_v2": "bitfront.models.yolo_v2:TinyYoloV2",
+    "model/yolo_v2": "bitfront.models.yolo_v2:YoloV2",
     "model/yolo_v5l": "bitfront.models.yolo_v5:YoloV5l",
     "model/yolo_v5m": "bitfront.models.yolo_v5:YoloV5m",
     "model/yolo_v5n": "bitfront.models.yolo_v5:YoloV5n",
