@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import torch
 
 from bitfront.contracts import Model
 from bitfront.errors import UsageError
-from bitfront.graph import capture
+from bitfront.graph import capture, passes
 from bitfront.registry import load, names
 from bitfront.simulate import reference
-from bitfront.train.optimizer import backbone_prefixes, freeze, training_outputs
+from bitfront.train.optimizer import backbone_prefixes, freeze
 
 MODELS = names("model")
 MAPS = [name for name in MODELS if "segmentation" in load("model", name).tasks]
+DETECTORS = [name for name in MODELS if "detection" in load("model", name).tasks]
+ONE_STAGE = [name for name in DETECTORS if load("model", name)().head.kind != "boxes"]
+NUMBERS = {"yolo_v5": 5, "yolo_v2": 5, "ssd": 5}
+"""Numbers of a place besides those of the objects' classes."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +44,17 @@ def smallest(name: str, **options: Any) -> Any:
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {k: tuple(v.shape) for k, v in model.build().state_dict().items()}
+
+
+@cache
+def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    return shapes(smallest(name))
+
+
+def places(model: Any, height: int, width: int) -> int:
+    """How many places a detector's head has at a size."""
+    levels = zip(model.head.strides, model.head.anchors, strict=True)
+    return sum(-(-height // stride) * -(-width // stride) * len(anchors) for stride, anchors in levels)
 
 
 def built(model: Any, seed: int = 0) -> torch.nn.Module:
@@ -82,8 +98,8 @@ class TestEveryModel:
         assert family.recognise({"weight": (1, 2)}, "best") is None
         for other in MODELS:
             if other != name:
-                assert family.recognise(shapes(smallest(other)), "best") is None
-        assert all(family.rename(key) == key for key in shapes(smallest(name)))
+                assert family.recognise(shapes_of(other), "best") is None
+        assert all(family.rename(key) == key for key in shapes_of(name))
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -119,7 +135,8 @@ class TestEveryMapModel:
     def test_every_training_output_has_the_size_of_the_image(self, name: str) -> None:
         module, n = built(smallest(name, classes=4)), load("model", name).size_multiple
         with torch.no_grad():
-            first, *rest = training_outputs(module.eval(), torch.zeros(2, 3, n, 2 * n))
+            several = getattr(module.eval(), "training_outputs", lambda x: (module(x),))
+            first, *rest = several(torch.zeros(2, 3, n, 2 * n))
             assert torch.equal(first, module(torch.zeros(2, 3, n, 2 * n)))
         assert all(outputs.shape == first.shape for outputs in rest)
         assert bool(rest) == bool(getattr(module, "training_only", ()))
@@ -136,3 +153,66 @@ class TestEveryMapModel:
             expected = module(torch.from_numpy(x)).numpy()
         assert not any(name.startswith(key) for name in graph.tensors for key in getattr(module, "training_only", ()))
         assert np.abs(reference.run(graph, x)[graph.outputs[0]] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+class TestEveryDetector:
+    def test_is_fed_and_read_as_it_says(self, name: str) -> None:
+        family = load("model", name)
+        model = family()
+        assert getattr(family, "usual_fit", "stretch") in ("letterbox", "stretch")
+        assert all(side % family.size_multiple == 0 for side in family.usual_size)
+        assert model.head.kind in (*NUMBERS, "boxes")
+        assert hash(model.head) == hash(family(classes=3).head)
+        assert len(model.head.strides) == len(model.head.anchors)
+        assert list(model.head.strides) == sorted(model.head.strides)
+
+    def test_other_sizes_are_refused_in_one_line(self, name: str) -> None:
+        n = load("model", name).size_multiple
+        with torch.device("meta"):
+            module = smallest(name).build()
+        with pytest.raises(UsageError, match=f"multiples of {n}"):
+            module(torch.zeros(1, 3, n, n + 1, device="meta"))
+
+    def test_its_feature_extractor_can_be_frozen_and_lent(self, name: str) -> None:
+        family, model = load("model", name), smallest(name, classes=4)
+        with torch.device("meta"):
+            module = model.build()
+        prefixes = backbone_prefixes(module)
+        freeze(module, ("backbone",))
+        trained = {key: p.requires_grad for key, p in module.named_parameters()}
+        assert trained == {key: not key.startswith(prefixes) for key in trained}
+        options = family.recognise_backbone({k: s for k, s in shapes(model).items() if k.startswith(prefixes)})
+        assert options.items() <= dataclasses.asdict(model).items()
+        assert "classes" not in options
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+class TestEveryOneStageDetector:
+    def test_a_number_of_every_place(self, name: str) -> None:
+        """Training and evaluation compute the same thing, in the order that the head says."""
+        model = smallest(name, classes=4, channels=1)
+        size = (3 * model.size_multiple, 5 * model.size_multiple)
+        with torch.device("meta"):
+            module = model.build()
+        for mode in (True, False):
+            out = module.train(mode)(torch.zeros(2, 1, *size, device="meta"))
+            assert out.shape == (2, NUMBERS[model.head.kind] + 4, places(model, *size))
+
+    def test_trains(self, name: str) -> None:
+        module, n = built(smallest(name, classes=2)), 2 * load("model", name).size_multiple
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module.train()(torch.randn(2, 3, n, n)).square().mean().backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+
+    def test_is_captured_as_it_computes(self, name: str, rng: np.random.Generator) -> None:
+        """The graph computes what the module computes, at a size that is no power of two."""
+        model = smallest(name, classes=2)
+        size = (3 * model.size_multiple, 5 * model.size_multiple)
+        module, x = built(model).eval(), rng.normal(size=(1, 3, *size)).astype(np.float32)
+        graph = passes.prepare(capture.from_module(module, (1, 3, *size)))
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x)).numpy()
+        assert np.abs(reference.run(graph, x)[graph.outputs[0]] - expected).max() < 1e-4
+        assert not {"sigmoid", "mul", "batch_norm", "clip"} & {node.op for node in graph.nodes}
