@@ -11,9 +11,11 @@ KINDS = ("task", "dataset", "model", "runtime", "device", "objective", "tracker"
 
 CATALOG: dict[str, str] = {
     "task/classification": "bitfront.tasks.classification:Classification",
+    "task/detection": "bitfront.tasks.detection:Detection",
     "task/segmentation": "bitfront.tasks.segmentation:Segmentation",
     "dataset/conveyor": "bitfront.data.conveyor:Conveyor",
     "dataset/folder": "bitfront.data.folder:Folder",
+    "dataset/annotated": "bitfront.data.annotated:Annotated",
     "dataset/camvid": "bitfront.data.camvid:CamVid",
     "dataset/cityscapes": "bitfront.data.cityscapes:Cityscapes",
     "dataset/voc": "bitfront.data.voc:Voc",
@@ -33,6 +35,7 @@ CATALOG: dict[str, str] = {
     "model/mobilenet_v2": "bitfront.models.mobilenet_v2:MobileNetV2",
     "model/q_seg1": "bitfront.models.q_seg:QSeg1",
     "model/q_seg2": "bitfront.models.q_seg:QSeg2",
+    "model/ssd_mobilenet_v1": "bitfront.models.ssd_mobilenet:SsdMobileNetV1",
     "model/tiny": "bitfront.models.tiny:Tiny",
     "model/tiny_yolo_v2": "bitfront.models.yolo_v2:TinyYoloV2",
     "model/yolo_v2": "bitfront.models.yolo_v2:YoloV2",

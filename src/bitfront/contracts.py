@@ -214,6 +214,8 @@ class Metrics:
     """Pixel (or sample) counts, rows = truth, columns = prediction."""
     per_sample: Mapping[str, float] = field(default_factory=dict)
     """Sample id -> the score of that image alone (to find the worst)."""
+    curves: Mapping[str, Mapping[str, tuple[tuple[float, float], ...]]] = field(default_factory=dict)
+    """Name -> class name -> points x y: of a detector ``precision_recall`` at intersection over union 0.5."""
 
     @property
     def value(self) -> float:
