@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,17 @@ __all__ = [
     "MIN_VISIBLE",
     "Augment",
     "ColorChange",
+    "Corner",
     "Geometry",
     "augment_named",
     "draw_color",
+    "draw_corners",
     "draw_geometry",
+    "of_corner",
 ]
+
+Corner = tuple[int, int, InputContract]
+"""Top and left of one image of a mosaic, and the input that it fills."""
 
 MIN_VISIBLE = 0.2
 """A box is dropped when less than this share of its area is left after clipping."""
@@ -66,6 +72,10 @@ class Augment:
     """Greatest turn of the colour circle, in turns."""
     color_chance: float = 1.0
     """Chance that brightness, contrast, saturation and hue change."""
+    mosaic: float = 0.0
+    """Chance that four images share the picture, each in a corner of its own (Bochkovskiy et al. 2020, section 3.3)."""
+    mosaic_crop: tuple[float, float] = (0.4, 1.0)
+    """Least and greatest share of the largest window of a corner's shape that is seen of its image."""
 
     @property
     def mean_crop(self) -> float:
@@ -75,6 +85,9 @@ class Augment:
 
 AUGMENTS: Mapping[str, Augment] = {
     "none": Augment(),
+    "detection": Augment(
+        flip=0.5, shift=0.1, scale=0.5, brightness=0.1, contrast=0.2, saturation=0.5, hue=0.015, mosaic=0.5,
+    ),
     "light": Augment(flip=0.5, crop=(0.7, 1.0), brightness=0.15, contrast=0.15, color_chance=0.8),
     # A flip, colour jitter with p = .5 and a crop of half the input with p = .4.
     "thesis_000": Augment(
@@ -193,6 +206,22 @@ def draw_geometry(
         centre = (left + width / 2, top + height / 2)
         matrix = _turn(centre, angle, 1 + scale, (shift_x * width, shift_y * height)) @ matrix
     return Geometry(matrix, size)
+
+
+def draw_corners(contract: InputContract, rng: np.random.Generator) -> tuple[Corner, ...]:
+    """Draw where the four images of a mosaic meet; the corners in reading order."""
+    height, width = contract.height, contract.width
+    y, x = round(height * rng.uniform(0.3, 0.7)), round(width * rng.uniform(0.3, 0.7))
+    return tuple(
+        (top, left, replace(contract, height=bottom - top, width=right - left, fit="stretch"))
+        for top, bottom in ((0, y), (y, height))
+        for left, right in ((0, x), (x, width))
+    )
+
+
+def of_corner(augment: Augment) -> Augment:
+    """Return what happens to one image of a mosaic: windows of its corner's shape, of varied size."""
+    return replace(augment, crop=augment.mosaic_crop, crop_chance=1.0, square=True, shift=0.0, scale=0.0, rotate=0.0)
 
 
 def _window(image: tuple[int, int], shape: tuple[int, int], share: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfront.augment import AUGMENTS, Augment, Geometry, draw_color, draw_geometry
+from bitfront.augment import AUGMENTS, Augment, Corner, Geometry, draw_color, draw_corners, draw_geometry, of_corner
 from bitfront.contracts import Batch, InputContract, Part, Sample
 from bitfront.errors import DataError, UsageError
 from bitfront.images import preprocess, resize
@@ -51,12 +51,52 @@ def training(
         placed = []
         for index, out in zip(chosen, images, strict=True):
             rng = np.random.default_rng(seeds[index])
-            sample, native = _working(part, int(index), contract, augment)
-            geometry = _geometry(sample, native, contract, augment, rng)
-            warped = geometry.image(sample.image, contract.resize)
-            draw_color(augment, rng).normalized(warped, contract, out)
-            placed.append(_place(sample, geometry))
+            own, corners = [], []
+            for i, (top, left, corner) in _mosaic(part, int(index), contract, augment, rng):
+                sample, native = _working(part, i, contract, augment)
+                change = augment if corner is contract else of_corner(augment)
+                geometry = _geometry(sample, native, corner, change, rng)
+                window = out[:, top : top + corner.height, left : left + corner.width]
+                draw_color(augment, rng).normalized(geometry.image(sample.image, contract.resize), contract, window)
+                own.append(_shifted(_place(sample, geometry), top, left))
+                corners.append((top, left, corner))
+            placed.append(own[0] if len(own) == 1 else _joined(part[int(index)].id, own, corners, out.shape[1:]))
         yield _batch(images, placed)
+
+
+def _mosaic(
+    part: Part, first: int, contract: InputContract, augment: Augment, rng: np.random.Generator
+) -> Iterator[tuple[int, Corner]]:
+    """Yield which images make an input, and where: the first alone, or with three others in corners."""
+    if not augment.mosaic or rng.random() >= augment.mosaic:
+        yield first, (0, 0, contract)
+        return
+    chosen = rng.permutation([first, *rng.integers(len(part), size=3)])
+    yield from zip(chosen.tolist(), draw_corners(contract, rng), strict=True)
+
+
+def _shifted(sample: Sample, top: int, left: int) -> Sample:
+    offset = np.array([left, top, left, top], np.float32)
+    return sample if sample.boxes is None else replace(sample, boxes=sample.boxes + offset)
+
+
+def _joined(id_: str, placed: Sequence[Sample], corners: Sequence[Corner], size: tuple[int, ...]) -> Sample:
+    """The labels of a mosaic; a kind of label is there only when all its images have it."""
+    masks = [sample.mask for sample in placed if sample.mask is not None]
+    boxes = [sample.boxes for sample in placed if sample.boxes is not None]
+    labels = [sample.labels for sample in placed if sample.labels is not None]
+    mask = np.empty(size, np.uint8) if len(masks) == len(placed) else None
+    if mask is not None:
+        for own, (top, left, corner) in zip(masks, corners, strict=True):
+            mask[top : top + corner.height, left : left + corner.width] = own
+    whole = len(boxes) == len(labels) == len(placed)
+    return Sample(
+        id_,
+        placed[0].image,
+        mask,
+        np.concatenate(boxes) if whole else None,
+        np.concatenate(labels) if whole else None,
+    )
 
 
 def calibration(part: Part, contract: InputContract, n: int, rng: np.random.Generator) -> list[NDArray[np.float32]]:
@@ -169,10 +209,12 @@ def _place(sample: Sample, geometry: Geometry) -> Sample:
     """Return the sample's labels moved by ``geometry``; the image is not touched."""
     boxes, labels = sample.boxes, sample.labels
     if boxes is not None:
+        if sample.ignored is not None:
+            boxes, labels = boxes[~sample.ignored], None if labels is None else labels[~sample.ignored]
         boxes, kept = geometry.boxes(boxes)
         labels = None if labels is None else labels[kept]
     mask = None if sample.mask is None else geometry.mask(sample.mask)
-    return replace(sample, mask=mask, boxes=boxes, labels=labels)
+    return replace(sample, mask=mask, boxes=boxes, labels=labels, ignored=None)
 
 
 def _batch(images: NDArray[np.float32], samples: Sequence[Sample]) -> Batch:

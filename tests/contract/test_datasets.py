@@ -78,6 +78,17 @@ def described(root: Path) -> Path:
     return root
 
 
+def annotated(root: Path) -> Path:
+    box = "<bndbox><xmin>2</xmin><ymin>1</ymin><xmax>5</xmax><ymax>4</ymax></bndbox>"
+    for i in range(12):
+        image(root / f"JPEGImages/{i}.jpg")
+        thing = f"<object><name>{'ant' if i % 2 else 'bee'}</name><difficult>{i % 3 // 2}</difficult>{box}</object>"
+        text = f"<annotation><filename>{i}.jpg</filename>{thing}</annotation>"
+        (root / "Annotations").mkdir(parents=True, exist_ok=True)
+        (root / f"Annotations/{i}.xml").write_text(text, encoding="utf-8")
+    return root
+
+
 def class_folder(root: Path) -> Path:
     for part in ("train", "test"):
         for name in ("cat", "dog"):
@@ -108,6 +119,7 @@ def mnist(root: Path) -> Path:
 
 EXAMPLES: dict[str, Callable[[Path], Path | None]] = {
     "ade20k": ade20k,
+    "annotated": annotated,
     "camvid": camvid,
     "class_folder": class_folder,
     "csv": label_table,

@@ -299,6 +299,10 @@ def test_boxes_are_cut_at_the_border_and_made_for_shapes() -> None:
         Annotation("b", "2", square(1, 2, 3, 4), crowd=True),
         Annotation("a", "3", box=(90, 90, 95, 95)),
         Annotation("ignore", "4", square(0, 0, 3, 3)),
+        Annotation("a", "5", box=(0, 0, 1, 1), difficult=True),
     )
-    found = list(boxes_of(Picture("p", "p", SIZE, objects), SIZE, {"a": 1, "b": 2, "ignore": 255}))
-    assert found == [(1, (0, 1, 3, 5)), (2, (1, 2, 3, 4))]
+    picture, values = Picture("p", "p", SIZE, objects), {"a": 1, "b": 2, "ignore": 255}
+    counted = [(1, (0, 1, 3, 5), False), (2, (1, 2, 3, 4), False)]
+    assert list(boxes_of(picture, SIZE, values)) == [*counted, (1, (0, 0, 1, 1), True)]
+    crowd = (2, (1, 2, 3, 4), True)
+    assert list(boxes_of(picture, SIZE, values, crowds=True)) == [*counted, crowd, (1, (0, 0, 1, 1), True)]

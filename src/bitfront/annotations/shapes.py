@@ -65,6 +65,8 @@ class Annotation:
     box: Box | None = None
     crowd: bool = False
     """A group that nobody took apart: its pixels count, its box does not."""
+    difficult: bool = False
+    """An object that need not be found (VOC): its box counts neither as found nor as missed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,13 +159,16 @@ def _rectangle(box: Box) -> Points:
     return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
 
 
-def boxes_of(picture: Picture, size: tuple[int, int], values: Mapping[str, int]) -> Iterator[tuple[int, Box]]:
+def boxes_of(
+    picture: Picture, size: tuple[int, int], values: Mapping[str, int], *, crowds: bool = False
+) -> Iterator[tuple[int, Box, bool]]:
     """Yield class and box, cut at the picture's border, of every object that has an area there.
 
-    An object without a box has the one around its pixels. Crowds and ignored regions have none.
+    An object without a box has the one around its pixels. Regions labelled to be ignored have none, crowds only when
+    they are asked for. The third value says that a box counts neither as found nor as missed: crowds, difficult ones.
     """
     for annotation in picture.annotations:
-        if annotation.crowd or annotation.label == IGNORED or annotation.label not in values:
+        if (annotation.crowd and not crowds) or annotation.label == IGNORED or annotation.label not in values:
             continue
         box = annotation.box or (_around(annotation.region.window(size)) if annotation.region else None)
         if box is None:
@@ -172,7 +177,7 @@ def boxes_of(picture: Picture, size: tuple[int, int], values: Mapping[str, int])
         x1, x2 = (min(max(x, 0.0), float(width)) for x in (box[0], box[2]))
         y1, y2 = (min(max(y, 0.0), float(height)) for y in (box[1], box[3]))
         if x2 > x1 and y2 > y1:
-            yield values[annotation.label], (x1, y1, x2, y2)
+            yield values[annotation.label], (x1, y1, x2, y2), annotation.crowd or annotation.difficult
 
 
 def _around(window: Window) -> Box | None:

@@ -106,7 +106,8 @@ def _objects(root: Element, path: Path) -> Iterator[Annotation]:
         box = _box(given, f"{where}/bndbox") if given is not None else None
         if not rings and box is None:
             raise DataError(f"{where}: has neither bndbox nor polygon", hint="remove this object")
-        yield Annotation(label, where, Region(rings) if rings else None, box)
+        difficult = entry.findtext("difficult", "0").strip() == "1"
+        yield Annotation(label, where, Region(rings) if rings else None, box, difficult=difficult)
 
 
 def _box(entry: Element, where: str) -> Box:
@@ -138,7 +139,8 @@ def compose(picture: Picture) -> bytes:
     _texts(root, {"segmented": int(any(a.region for a in picture.annotations))})
     for annotation in picture.annotations:
         entry = SubElement(root, "object")
-        _texts(entry, {"name": annotation.label, "pose": "Unspecified", "truncated": 0, "difficult": 0})
+        _texts(entry, {"name": annotation.label, "pose": "Unspecified", "truncated": 0})
+        _texts(entry, {"difficult": int(annotation.difficult)})
         polygons: Sequence[Points] = annotation.region.polygons if annotation.region else ()
         box = annotation.box or _around(polygons)
         x1, y1, x2, y2 = box

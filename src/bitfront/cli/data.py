@@ -210,5 +210,6 @@ def _is_annotated(text: str) -> bool:
     path = Path(text).expanduser()
     if not path.exists():
         return path.suffix.lower() == ".json"
-    known = path.is_dir() and any(load("dataset", name).recognises(path) for name in names("dataset"))
+    readers = [name for name in names("dataset") if name != "annotated"]  # which reads the boxes only
+    known = path.is_dir() and any(load("dataset", name).recognises(path) for name in readers)
     return not known and looks_annotated(path)

@@ -5,9 +5,10 @@
     path: .                      # root, relative to this file
     train: train/images          # a folder, a .txt list of images, or a list of folders
     val: val/images
-    names: [background, carton]  # or {0: background, 1: carton}
+    names: [background, carton]  # or {0: background, 1: carton}; coco for the 80 classes of COCO
     masks_dir: masks             # the mask of .../images/a.jpg is .../masks/a.png
-    labels_dir: labels           # boxes: .../labels/a.txt, one a line: class, centre x y, width, height (shares)
+    labels_dir: labels           # boxes: .../labels/a.txt, one a line: class, centre x y, width, height (shares);
+                                 # an image without such a file has no object
     label_mapping: {7: 0, 8: ignore_label}   # value in the masks -> class; values not named keep their meaning
     ignore_label: 255            # value in the masks that is not scored
     background: 0                # the class that is not an object
@@ -26,17 +27,21 @@ from pathlib import Path
 from typing import Any
 
 from bitfront.contracts import IGNORE, DataInfo
+from bitfront.data.coco_classes import COCO_CLASSES
 from bitfront.data.files import (
     PARTS,
     FileDataset,
     Labels,
     Pair,
     binary_mapping,
+    holds_boxes,
     is_folder,
     label_values,
     pair_by_stem,
     pair_listed,
+    pair_unlabelled,
     read_list,
+    with_boxes,
 )
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.images import KERNELS
@@ -64,16 +69,27 @@ class Described(FileDataset):
         pairs = {part: description.pairs(home, part) for part in PARTS}
         if not any(pairs.values()):
             raise DataError(f"{description.at()}: describes no images", hint="add train: or val: with a folder")
+        every = [pair for found in pairs.values() for pair in found]
+        tasks = [
+            *(["segmentation"] if any(pair.mask for pair in every) else []),
+            *(["detection"] if any(pair.has_boxes for pair in every) else []),
+        ] or ["segmentation"]
+        if "segmentation" in tasks and len(names) < 2:
+            raise UsageError(
+                f"{description.at('names')}: label maps need at least 2 classes", hint="name the background"
+            )
         notes: tuple[str, ...] = ()
-        if len(names) == 2 and mapping.get(IGNORE, IGNORE) == IGNORE:
+        if "segmentation" in tasks and len(names) == 2 and mapping.get(IGNORE, IGNORE) == IGNORE:
             binary = binary_mapping(label_values(pairs))
             notes = ("masks hold 0 and 255: 255 is read as class 1",) if binary else ()
             mapping = {**mapping, **binary}
         info = DataInfo(
             description.document.path.stem,
             names,
+            tasks=tuple(tasks),
             background=description.background(names),
             preprocess=description.preprocess(),
+            augment="detection" if tasks == ["detection"] else "light",
         )
         return cls(home, info, pairs, Labels.of(len(names), mapping), notes)
 
@@ -120,6 +136,8 @@ class _Description:
 
     def names(self) -> tuple[str, ...]:
         names = self.value("names")
+        if names == "coco":
+            return COCO_CLASSES
         if isinstance(names, Mapping):
             if sorted(map(str, names)) != sorted(str(i) for i in range(len(names))):
                 raise UsageError(
@@ -129,8 +147,8 @@ class _Description:
         hint = "for example names: [background, carton]"
         if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(n, str) for n in names):
             raise UsageError(f"{self.at('names')}: needs a list of class names as text", hint=hint)
-        if not 2 <= len(names) <= 254 or len(set(names)) != len(names) or not all(n.strip() for n in names):
-            raise UsageError(f"{self.at('names')}: needs 2 to 254 different names, has {len(names)}", hint=hint)
+        if not 1 <= len(names) <= 254 or len(set(names)) != len(names) or not all(n.strip() for n in names):
+            raise UsageError(f"{self.at('names')}: needs 1 to 254 different names, has {len(names)}", hint=hint)
         if self.value("nc", len(names)) != len(names):
             raise UsageError(f"{self.at('nc')}: says {self.value('nc')}, but there are {len(names)} names", hint=hint)
         return tuple(names)
@@ -190,38 +208,48 @@ class _Description:
         sources = [given] if isinstance(given, str) else given
         if not isinstance(sources, Sequence) or not all(isinstance(s, str) and s for s in sources):
             raise UsageError(f"{self.at(part)}: must be a folder, a .txt list, or a list of both", hint="train: images")
-        masks_dir = self.value("masks_dir", "masks")
-        if not isinstance(masks_dir, str) or not masks_dir or ".." in Path(masks_dir).parts:
-            raise UsageError(f"{self.at('masks_dir')}: must be the name of a folder", hint="masks_dir: masks")
-        pairs = [pair for source in sources for pair in self._source(home, part, source, masks_dir)]
+        beside = (self._folder("masks_dir", "masks"), self._folder("labels_dir", "labels"))
+        pairs = [pair for source in sources for pair in self._source(home, part, source, beside)]
         if len({pair.image for pair in pairs}) != len(pairs):
             raise UsageError(f"{self.at(part)}: names the same image more than once", hint="list every image once")
         return pairs
 
-    def _source(self, home: Path, part: str, source: str, masks_dir: str) -> list[Pair]:
+    def _folder(self, key: str, default: str) -> str:
+        name = self.value(key, default)
+        if not isinstance(name, str) or not name or ".." in Path(name).parts:
+            raise UsageError(f"{self.at(key)}: must be the name of a folder", hint=f"{key}: {default}")
+        return name
+
+    def _source(self, home: Path, part: str, source: str, beside: tuple[str, str]) -> list[Pair]:
         path = home / source
         if path.suffix.lower() == ".txt":
             images = [home / line for line in read_list(path)]
             if not images:
                 raise DataError(f"{self.at(part)}: {path} is missing or empty", hint="one image a line")
             folders = {image.parent for image in images}
-            return pair_listed(home, images, {folder: self._masks(part, folder, masks_dir) for folder in folders})
+            masks, boxes = ({folder: self._beside(part, folder, name) for folder in folders} for name in beside)
+            boxes = {folder: place for folder, place in boxes.items() if holds_boxes(place)}
+            there = any(is_folder(place) for place in masks.values()) or not boxes
+            return with_boxes(pair_listed(home, images, masks if there else {}), boxes)
         if not is_folder(path):
             raise DataError(f"{self.at(part)}: no such folder: {path}", hint=f"it is relative to {home}")
-        pairs = pair_by_stem(home, path, self._masks(part, path, masks_dir))
+        mask_folder, box_folder = (self._beside(part, path, name) for name in beside)
+        boxed = holds_boxes(box_folder)
+        masked = is_folder(mask_folder) or not boxed
+        pairs = pair_by_stem(home, path, mask_folder) if masked else pair_unlabelled(home, path)
         if not pairs:
             raise DataError(f"{self.at(part)}: no images in {path}", hint="JPEG, PNG, BMP, TIFF or WebP")
-        return pairs
+        return with_boxes(pairs, {path: box_folder}) if boxed else pairs
 
-    def _masks(self, part: str, images: Path, masks_dir: str) -> Path:
-        """The folder of masks: the last component ``images`` of the path replaced."""
+    def _beside(self, part: str, images: Path, name: str) -> Path:
+        """The folder of labels: the last component ``images`` of the path replaced."""
         components = images.parts
         for position in range(len(components) - 1, -1, -1):
             if components[position] == "images":
-                return Path(*components[:position], masks_dir, *components[position + 1 :])
+                return Path(*components[:position], name, *components[position + 1 :])
         raise UsageError(
-            f"{self.at(part)}: '{images}' has no folder 'images' in it, so its masks cannot be found",
-            hint=f"put images into .../images and masks into .../{masks_dir}",
+            f"{self.at(part)}: '{images}' has no folder 'images' in it, so its labels cannot be found",
+            hint=f"put images into .../images and labels into .../{name}",
         )
 
 

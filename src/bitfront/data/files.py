@@ -6,7 +6,7 @@ Not a plug-in itself. A reader finds its files and says what their label values 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitfront.contracts import IGNORE, DataInfo, Part, Sample
+from bitfront.data.box_lines import read_boxes
 from bitfront.decode import EXTENSIONS, color_table, decode_image, decode_mask, read_mask
 from bitfront.errors import DataError, LabelError, UsageError, unknown_name
 from bitfront.record import content_id, digest_file
@@ -26,14 +27,17 @@ __all__ = [
     "Labels",
     "Pair",
     "binary_mapping",
+    "holds_boxes",
     "image_files",
     "is_file",
     "is_folder",
     "label_values",
     "pair_by_stem",
     "pair_listed",
+    "pair_unlabelled",
     "read_list",
     "require_folder",
+    "with_boxes",
 ]
 
 PARTS = ("train", "val", "test")
@@ -54,6 +58,10 @@ class Pair:
     """Where the label file was looked for when there is none."""
     label: int | None = None
     """Class of the whole image: there is no label file then."""
+    boxes: Path | None = None
+    """File of its boxes (:mod:`bitfront.data.box_lines`); an image without one has no object when ``has_boxes``."""
+    has_boxes: bool = False
+    """Whether the image is labelled with boxes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,8 +145,8 @@ class FilePart(Sequence[Sample]):
     @property
     def identity(self) -> object:
         """Plain data that changes when the meaning of the label files, or the class of an image, changes."""
-        whole = [pair.label for pair in self.pairs]
-        return self.labels.identity if all(label is None for label in whole) else [self.labels.identity, whole]
+        more = [pair.label if pair.label is not None else _stamp(pair.boxes) for pair in self.pairs]
+        return self.labels.identity if all(found is None for found in more) else [self.labels.identity, more]
 
     def decode(self, index: int) -> tuple[Sample, tuple[str, ...]]:
         """Return one sample and what had to be done to read it."""
@@ -146,12 +154,18 @@ class FilePart(Sequence[Sample]):
         image = decode_image(pair.image)
         if pair.label is not None:
             return Sample(pair.id, image.pixels, label=pair.label), image.notes
+        boxes, labels = (
+            read_boxes(pair.boxes, image.pixels.shape[:2], self.info.classes) if pair.has_boxes else (None, None)
+        )
+        if pair.mask is None and pair.has_boxes:
+            return Sample(pair.id, image.pixels, boxes=boxes, labels=labels), image.notes
         if pair.mask is None:
             raise DataError(f"{pair.image}: has no label map", hint=f"expected {pair.wanted}")
         mask = decode_mask(pair.mask, colors=self.labels.colors)
         _check_size(pair, image.pixels.shape[:2], mask.pixels.shape, image.notes)
-        labels = self.labels.apply(mask.pixels, pair.mask, self.info)
-        return Sample(pair.id, image.pixels, labels), (*image.notes, *(f"mask: {n}" for n in mask.notes))
+        classes = self.labels.apply(mask.pixels, pair.mask, self.info)
+        sample = Sample(pair.id, image.pixels, classes, boxes, labels)
+        return sample, (*image.notes, *(f"mask: {n}" for n in mask.notes))
 
 
 def _check_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...], notes: Sequence[str]) -> None:
@@ -194,7 +208,12 @@ class FileDataset:
     def digest(self, name: str) -> str:
         """Content id of a part: names and bytes of all its files, and the meaning of the labels."""
         files = [
-            [pair.id, self._hash(pair.image), self._hash(pair.mask) if pair.mask else _class(pair)]
+            [
+                pair.id,
+                self._hash(pair.image),
+                self._hash(pair.mask) if pair.mask else _class(pair),
+                *([self._hash(pair.boxes)] if pair.boxes else []),
+            ]
             for pair in self._pairs(name)
         ]
         return content_id(files, self.info.classes, self.labels.identity)
@@ -217,6 +236,14 @@ class FileDataset:
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read: {error}", hint="check the path") from error
         return self._hashes[key]
+
+
+def _stamp(path: Path | None) -> object:
+    """Plain data that changes when a file does; ``None`` without one."""
+    try:
+        return None if path is None else [path.name, path.stat().st_mtime_ns, path.stat().st_size]
+    except (OSError, ValueError):
+        return str(path)
 
 
 def _class(pair: Pair) -> str:
@@ -288,11 +315,45 @@ def pair_listed(root: Path, images: Sequence[Path], mask_folders: Mapping[Path, 
     known = {folder: _by_stem(masks, "") for folder, masks in mask_folders.items()}
     pairs = []
     for path in images:
-        masks = known[path.parent]
+        masks = known.get(path.parent, {})
         mask = next((masks[path.stem + end] for end in MASK_ENDS if path.stem + end in masks), None)
-        wanted = "" if mask else (mask_folders[path.parent] / f"{path.stem}.png").as_posix()
+        folder = mask_folders.get(path.parent)
+        wanted = "" if mask or folder is None else (folder / f"{path.stem}.png").as_posix()
         pairs.append(Pair(_relative(path, root), path, mask, wanted))
     return pairs
+
+
+def pair_unlabelled(root: Path, images: Path) -> list[Pair]:
+    """Return the images below a folder, without labels."""
+    return [Pair(_relative(path, root), path, None) for path in image_files(images)]
+
+
+def holds_boxes(folder: Path) -> bool:
+    """Say whether a folder holds text files, as those of boxes are: label maps are pictures."""
+    return is_folder(folder) and next(folder.rglob("*.txt"), None) is not None
+
+
+def with_boxes(pairs: Sequence[Pair], folders: Mapping[Path, Path]) -> list[Pair]:
+    """Return pairs with the files of their boxes; ``folders``: folder of images -> folder of such files.
+
+    An image without a file has no object. Raises DataError when no image below a folder has one.
+    """
+    found = []
+    for images, labels in folders.items():
+        own = [pair for pair in pairs if pair.image.is_relative_to(images)]
+        files = [labels / pair.image.relative_to(images).with_suffix(".txt") for pair in own]
+        there = [is_file(path) for path in files]
+        if own and not any(there):
+            raise DataError(
+                f"{labels}: none of the {len(own)} images in {images} has boxes there",
+                hint=f"a file of boxes has the name of its image: {files[0]}",
+            )
+        found += [
+            replace(pair, boxes=path if exists else None, has_boxes=True)
+            for pair, path, exists in zip(own, files, there, strict=True)
+        ]
+    boxed = {pair.image for pair in found}
+    return [*found, *(pair for pair in pairs if pair.image not in boxed)]
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bitfront.contracts import IGNORE, DataInfo, Dataset, Sample
 from bitfront.errors import DataError, UsageError
 from bitfront.store import atomic_json, atomic_write, new_folder, write_file
 
-__all__ = ["Converted", "Progress", "convert", "description", "show"]
+__all__ = ["Converted", "Progress", "convert", "description", "show", "write_boxes"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,13 +79,15 @@ def convert(
 ) -> Converted:
     """Write a dataset as ``out/PART/{images,masks}/*.png`` with ``classes.txt`` and a ``data.yaml``.
 
-    Masks hold class indices, 255 = ignore. Data whose images have a class and no mask becomes ``out/PART/CLASS/*.png``
-    with ``classes.txt``; the path is then the folder.
+    Masks hold class indices, 255 = ignore; boxes go to ``out/PART/labels/*.txt`` (:func:`write_boxes`). Data whose
+    images have a class and nothing else becomes ``out/PART/CLASS/*.png`` with ``classes.txt``; the path is then the
+    folder.
 
     Raises UsageError when ``out`` is not empty (unless ``overwrite``, and a conversion made it before), DataError,
     SpaceError; nothing is left behind then.
     """
     counts: dict[str, int] = {}
+    boxed = False
     by_class = dataset.info.tasks == ("classification",)
     folders = _folders(dataset.info.classes) if by_class else ()
     with new_folder(out, replaceable=RECORD if overwrite else "") as place:
@@ -99,14 +101,34 @@ def convert(
                 write_file(place / name / home / file, images.png(sample.image))
                 if sample.mask is not None:
                     write_file(place / name / "masks" / file, images.png(sample.mask))
+                if sample.boxes is not None and sample.labels is not None:
+                    boxed = True
+                    rows = zip(sample.labels.tolist(), sample.boxes.tolist(), strict=True)
+                    height, width = sample.image.shape[:2]
+                    write_boxes(place / name / "labels" / Path(file).stem, rows, (height, width))
                 if progress:
                     progress(f"write {name}", index + 1, len(samples))
             counts[name] = len(samples)
         write_file(place / "classes.txt", "".join(f"{name}\n" for name in dataset.info.classes).encode())
         if not by_class:
-            write_file(place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts))
+            write_file(
+                place / "data.yaml", description(dataset.info.classes, dataset.info.background, counts, boxes=boxed)
+            )
         atomic_json(place / RECORD, {"source": dataset.info.name, "from": "data", "to": "masks"})
     return Converted(out if by_class else out / "data.yaml", counts)
+
+
+def write_boxes(target: Path, boxes: Iterable[tuple[int, Sequence[float]]], size: tuple[int, int]) -> None:
+    """Write classes and boxes (x1 y1 x2 y2, pixels of an image of ``size``) as ``target``.txt.
+
+    One line a box: class, x and y of its centre, width, height, as shares of the image's.
+    """
+    height, width = size
+    lines = []
+    for label, (x1, y1, x2, y2) in boxes:
+        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        lines.append(" ".join([str(label), *(f"{share:.8g}" for share in shares)]) + "\n")
+    write_file(target.with_name(f"{target.name}.txt"), "".join(lines).encode())
 
 
 def _folders(classes: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.annotations import coco, label_studio, voc
+from bitfront.annotations.locating import image_of, is_turned, locate
 from bitfront.annotations.opening import open_annotations
 from bitfront.annotations.pictures import RECORD, free_name
 from bitfront.annotations.polygons import components, joined, simplify, trace
@@ -23,7 +24,7 @@ from bitfront.contracts import IGNORE, DataInfo, Dataset
 from bitfront.decode import Decoded, decode_image
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.store import atomic_json, new_folder, write_file
-from bitfront.verbs.converting import image_of, is_turned, locate, write_image
+from bitfront.verbs.converting import write_image
 from bitfront.verbs.data import Converted, Progress
 
 __all__ = ["FORMATS", "Tracing", "from_data", "reformat"]
