@@ -288,9 +288,7 @@ class Task(Protocol):
 
     def loss(self, outputs: torch.Tensor, batch: Batch, info: DataInfo, output: OutputContract) -> torch.Tensor:
         """Scalar training loss; ``outputs`` are logits: ``(b, k, h, w)`` of maps, ``(b, k)`` of whole images, and of
-        detectors what ``output.head`` says.
-
-        Auxiliary outputs are the model's affair.
+        detectors what ``output.head`` says. Auxiliary outputs are the model's affair.
         """
 
     def predict(

@@ -123,10 +123,11 @@ def test_a_task_reads_the_channels_that_it_asks_for(name: str) -> None:
     task = load("task", name)()
     for n in (2, 3, 19):
         info = DataInfo("x", tuple(f"c{i}" for i in range(n)), background=0)
-        output = task.output(task.channels(info), info)
-        assert len(output.classes) == n
-        with pytest.raises(UsageError, match="channels"):
-            task.output(n + 7, info)
+        head = contracts.Head("decoded") if name == "detection" else None
+        output = task.output(task.channels(info), info, head)
+        assert len(output.classes) == n - (name == "detection")
+        with pytest.raises(UsageError, match="does not fit"):
+            task.output(n + 7, info, head)
 
 
 @TASKS
@@ -134,9 +135,10 @@ def test_a_perfect_answer_scores_one(name: str, rng: np.random.Generator) -> Non
     task = load("task", name)()
     info = DataInfo("x", ("background", "a", "b"), background=0)
     mask = rng.integers(0, 3, (16, 16)).astype(np.uint8)
-    sample = contracts.Sample("s", np.zeros((16, 16, 3), np.uint8), mask=mask, label=2)
+    boxes = np.array([[2, 3, 9, 12]], np.float32)
+    sample = contracts.Sample("s", np.zeros((16, 16, 3), np.uint8), mask, boxes, np.array([2]), label=2)
     meter = task.meter(info)
-    meter.add(contracts.Prediction(mask=mask, label=2), sample)
+    meter.add(contracts.Prediction(mask, boxes, np.array([1]), np.array([0.9], np.float32), label=2), sample)
     result = meter.result()
     assert result.value == 1
     assert set(result.definitions) >= set(result.values)

@@ -133,8 +133,8 @@ class Detection:
         boxes, labels, scores = prediction.boxes, prediction.labels, prediction.scores
         if boxes is None or labels is None:
             return image
-        known, palette = objects(info), images.colors(info)
-        at = [known[j] for j in labels]
+        known, palette = np.array(objects(info)), images.colors(info)
+        at = known[np.clip(labels, 0, len(known) - 1)]
         shown = [""] * len(at) if scores is None else [f" {100 * float(s):.0f} %" for s in scores]
         names = [info.classes[i] + score for i, score in zip(at, shown, strict=True)]
         return draw_boxes(image, boxes, names, [(int(r), int(g), int(b)) for r, g, b in palette[at]])
