@@ -138,7 +138,8 @@ def test_a_perfect_answer_scores_one(name: str, rng: np.random.Generator) -> Non
     boxes = np.array([[2, 3, 9, 12]], np.float32)
     sample = contracts.Sample("s", np.zeros((16, 16, 3), np.uint8), mask, boxes, np.array([2]), label=2)
     meter = task.meter(info)
-    meter.add(contracts.Prediction(mask, boxes, np.array([1]), np.array([0.9], np.float32), label=2), sample)
+    scores = np.array([0.9], np.float32) if name == "detection" else None
+    meter.add(contracts.Prediction(mask, boxes, np.array([1]), scores, label=2), sample)
     result = meter.result()
     assert result.value == 1
     assert set(result.definitions) >= set(result.values)
