@@ -45,6 +45,23 @@ def missing() -> str:
 
 def run(nets: Sequence[Net], core: Core, folder: Path, flags: Sequence[str] = ("-O2",)) -> list[tuple[int, int]]:
     """Return, for every image of every network, the hash of all its layers and the instructions of its run."""
+    lines = [line.split() for line in _printed(nets, core, folder, flags) if len(line) == 17]
+    return [(int(a, 16), round(int(b, 16) * tick(core))) for a, b in lines]
+
+
+def tick(core: Core) -> float:
+    """Instructions of a SysTick tick with ``-icount shift=0``: 25 MHz, and 32 MHz on the machine of the M55."""
+    return 31.25 if core.name == "cortex_m55" else TICK
+
+
+def layers(net: Net, core: Core, folder: Path, flags: Sequence[str] = ("-O2",)) -> list[int]:
+    """Return the instructions of every layer of a network, for its first image."""
+    lines = _printed([net], core, folder, (*flags, "-DARM_LAYERS"))
+    return [round(int(line, 16) * tick(core)) for line in lines if len(line) == 8][: len(net.written.program.steps)]
+
+
+def _printed(nets: Sequence[Net], core: Core, folder: Path, flags: Sequence[str]) -> list[str]:
+    """Compile networks, run them and return the lines that they print."""
     for name, text in kernels().items():
         (folder / name).write_text(text)
     head, table = ["#include <stdint.h>"], []
@@ -75,8 +92,7 @@ def run(nets: Sequence[Net], core: Core, folder: Path, flags: Sequence[str] = ("
     emulator = ["qemu-system-arm", "-M", core.machine, "-nographic", "-monitor", "none", "-serial", "none"]
     emulator += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "nets.elf"]
     done = subprocess.run(emulator, cwd=folder, check=False, timeout=600, capture_output=True, text=True)
-    lines = [line.split() for line in (done.stdout + done.stderr).splitlines() if len(line) == 17]
-    return [(int(a, 16), int(b, 16) * TICK) for a, b in lines]
+    return (done.stdout + done.stderr).splitlines()
 
 
 def wanted(net: Net) -> list[int]:

@@ -79,6 +79,8 @@ def _aligned(node: Node, a: Qmn, b: Qmn, y: Qmn) -> dict[str, int | str]:
         fixed_point.check_spread(node, [y.frac_bits - a.frac_bits, y.frac_bits - b.frac_bits])
         left_a, left_b = finest - a.frac_bits, finest - b.frac_bits
         shift, bound = finest - y.frac_bits, (reach_a << left_a) + (reach_b << left_b)
+        if shift < 0 and max(left_a, left_b) - shift < NARROW.bit_length() and bound << -shift < NARROW:
+            left_a, left_b, bound, shift = left_a - shift, left_b - shift, bound << -shift, 0
     added = 1 << (min(shift, 31) - 1) if shift > 0 else 0
     wide = bound + added >= NARROW or max(left_a, left_b) > 30
     shift = max(-16, min(shift, 62)) if wide else shift_of(shift)

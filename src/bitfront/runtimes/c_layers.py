@@ -32,7 +32,7 @@ def lower_layer(lowering: Lowering, node: Node) -> Step:
     wide, shifts = _sums(lowering, node, x, y)
     kind = _kernel(shape, codes.shape, x, wide)
     n = int(np.prod(codes.shape[1:]))
-    block, scratch = _scratch(kind, shape, n, wide_patch=kind.endswith("_x32"), budget=lowering.scratch_bytes)
+    block, scratch = _scratch(kind, shape, n, lowering.scratch_bytes)
     fields |= _shifts(lowering, node, shifts)
     assert y.form is not None
     fields |= lowering.bounds(node, y.form) | shape
@@ -145,21 +145,22 @@ def _kernel(shape: dict[str, int | str], weight: tuple[int, ...], x: Held, wide:
     return f"{family}_wide" if wide else family
 
 
-def _even(n: int) -> int:
-    return n + (n & 1)
-
-
-def _scratch(kernel: str, shape: dict[str, int | str], n: int, *, wide_patch: bool, budget: int) -> tuple[int, int]:
+def _scratch(kernel: str, shape: dict[str, int | str], n: int, budget: int) -> tuple[int, int]:
     """Return the output channels of a block and the bytes of scratch; ``n``: weights of a row."""
-    patch = 4 if wide_patch else 2
+    patch = 4 if kernel.endswith("_x32") else 2
     if kernel.startswith("bf_dense"):
         n = int(shape["in_c"])
-        return 1, _even(n) * patch + 2 * n
+        return 1, _up(n, 2) * (patch + 2)
     channels = int(shape["out_c"]) // (1 if kernel.startswith("bf_depthwise") else int(shape["groups"]))
     if kernel.startswith("bf_depthwise"):
-        fixed, each, unit = 2 * n, 4 + 2 * n, 4
+        fixed, weights, unit = 2 * n, 2 * n, 4
     else:
-        fixed, each, unit = 2 * patch * _even(n), 4 + 2 * _even(n), 2
-    block = max(unit, (budget - fixed) // each // unit * unit)
-    block = min(block, channels)
-    return block, fixed + block * (each - 4) + 4 * _even(block)
+        line = _up(n // int(shape["kernel_h"]), 4)
+        row = line * int(shape["kernel_h"])
+        fixed, weights, unit = 2 * patch * row, 2 * row, 2
+    block = min(max(unit, (budget - fixed) // (4 + weights) // unit * unit), channels)
+    return block, fixed + weights * _up(block, unit) + 4 * _up(block, 2)
+
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

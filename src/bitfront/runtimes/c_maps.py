@@ -86,7 +86,7 @@ def lower_resize(lowering: Lowering, node: Node) -> Step:
         fixed_point.interpolation(n_in, n_out, node["coordinates"])
         for n_in, n_out in zip(x.shape[1:], y.shape[1:], strict=True)
     )
-    block = max(1, min(x.shape[0], lowering.scratch_bytes // (4 * x.shape[2])))
+    block = max(1, min(x.shape[0], lowering.scratch_bytes // (4 * (x.shape[2] + 1))))
     shift = 2 * fixed_point.WEIGHT_BITS + x.form.frac_bits - y.form.frac_bits
     fields |= _tables(lowering, node, rows, columns) | {
         "row_weights": lowering.array("i", upper.astype(np.uint8), f"weights of rows of {node.name}"),
@@ -95,7 +95,7 @@ def lower_resize(lowering: Lowering, node: Node) -> Step:
         "shift": shift_of(shift),
     }  # fmt: skip
     call = Call("bf_resize_linear", "bf_resize_layer", lowering.check(node, fields), (*places, Place("scratch")))
-    return Step(node, (call,), 4 * block * x.shape[2])
+    return Step(node, (call,), 4 * block * (x.shape[2] + 1))
 
 
 def _sizes(x: Held, y: Held) -> dict[str, int | str]:

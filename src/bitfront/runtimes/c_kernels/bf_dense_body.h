@@ -1,16 +1,14 @@
-/* One dense kernel; included with the definitions of bf_conv_body.h. Every row of weights is used once. */
+/* One dense kernel; included with BF_NAME, BF_SUM, BF_PATCH, BF_WIDEN, BF_DOT and BF_FINISH defined. Every row of weights is
+ * used once. */
 void BF_NAME(const bf_layer *p, const void *x, void *y, void *scratch) {
     const int32_t n = p->in_c, row_bytes = bf_row_bytes(p, n);
     BF_PATCH *const patch = scratch;
     int16_t *const row = (int16_t *)(patch + BF_EVEN(n));
-    int32_t channel, i;
+    int32_t channel;
     BF_WIDEN(patch, x, p->in_type, n);
+    row[BF_EVEN(n) - 1] = 0;
     for (channel = 0; channel < p->out_c; channel++) {
-        BF_SUM sum = bf_start(p, channel);
         bf_unpack(row, p->weight + channel * row_bytes, p->weight_bits, n);
-        for (i = 0; i < n; i++) {
-            sum += (BF_SUM)row[i] * patch[i];
-        }
-        BF_FINISH(p, y, channel, sum, bf_shift_of(p, channel));
+        BF_FINISH(p, y, channel, BF_DOT(row, patch, n, bf_start(p, channel)), bf_shift_of(p, channel));
     }
 }

@@ -1,56 +1,62 @@
-/* One depthwise kernel; included with BF_X (type of the input's codes), BF_SUM, BF_FINISH and BF_NAME defined.
- *
- * The weights of a block of channels are unpacked once and stored tap by tap, so that neighbouring channels, which are
- * neighbours in the map, have neighbouring weights.
- */
-void BF_NAME(const bf_layer *p, const void *x, void *y, void *scratch) {
-    const int32_t n_taps = p->kernel_h * p->kernel_w, channels = p->in_c, row_bytes = bf_row_bytes(p, n_taps);
-    int32_t *const starts = scratch;
-    int16_t *const weights = (int16_t *)(starts + BF_EVEN(p->block));
-    int32_t first, oy, ox, c, k, ky, kx;
-    for (first = 0; first < channels; first += p->block) {
-        const int32_t n = bf_clamp(channels - first, 0, p->block);
-        int16_t *const row = weights + n_taps * p->block;
-        for (c = 0; c < n; c++) {
-            bf_unpack(row, p->weight + (first + c) * row_bytes, p->weight_bits, n_taps);
-            for (k = 0; k < n_taps; k++) {
-                weights[k * n + c] = row[k];
-            }
-            starts[c] = bf_start(p, first + c);
+/* One depthwise kernel; included with BF_NAME, BF_X (type of the input's codes), BF_SUM, BF_TAP, BF_IS_WIDE, BF_IS_SWAPPED,
+ * BF_END_4 and BF_END_1 defined. */
+#define BF_JOIN_(a, b) a##b
+#define BF_JOIN(a, b) BF_JOIN_(a, b)
+#define BF_PIXEL BF_JOIN(BF_NAME, _pixel)
+#define BF_REST BF_JOIN(BF_NAME, _rest)
+
+/* The channels of a block that make no whole four. */
+static BF_NOINLINE void BF_REST(const window *v, const BF_X *x, const int16_t *weight, void *y, int32_t at) {
+    const int32_t n = v->n & 3;
+    int32_t k, ky, kx;
+    for (k = 0; k < n; k++) {
+        const BF_X *line = x + k;
+        const int16_t *w = weight + k;
+        BF_SUM sum = v->starts[v->n - n + k];
+        for (ky = v->n_y; ky > 0; ky--, line += v->line, w += v->skip) {
+            const BF_X *code = line;
+            for (kx = v->n_x; kx > 0; kx--, code += v->step, w += 4) { sum += (BF_SUM)*w * *code; }
         }
-        for (oy = 0; oy < p->out_h; oy++) {
-            for (ox = 0; ox < p->out_w; ox++) {
-                const int32_t top = oy * p->stride_h - p->pad_top, left = ox * p->stride_w - p->pad_left;
-                const int32_t at = (oy * p->out_w + ox) * channels + first;
-                for (c = 0; c < n; c += 4) {
-                    const int32_t n_now = bf_clamp(n - c, 0, 4);
-                    BF_SUM sums[4];
-                    for (k = 0; k < n_now; k++) { sums[k] = starts[c + k]; }
-                    for (ky = 0; ky < p->kernel_h; ky++) {
-                        const int32_t iy = top + ky * p->dilation_h;
-                        if (iy < 0 || iy >= p->in_h) { continue; }
-                        for (kx = 0; kx < p->kernel_w; kx++) {
-                            const int32_t ix = left + kx * p->dilation_w;
-                            if (ix < 0 || ix >= p->in_w) { continue; }
-                            {
-                                const BF_X *const code = (const BF_X *)x + (iy * p->in_w + ix) * channels + first + c;
-                                const int16_t *const weight = weights + (ky * p->kernel_w + kx) * n + c;
-                                if (n_now == 4) {
-                                    sums[0] += (BF_SUM)weight[0] * code[0];
-                                    sums[1] += (BF_SUM)weight[1] * code[1];
-                                    sums[2] += (BF_SUM)weight[2] * code[2];
-                                    sums[3] += (BF_SUM)weight[3] * code[3];
-                                } else {
-                                    for (k = 0; k < n_now; k++) { sums[k] += (BF_SUM)weight[k] * code[k]; }
-                                }
-                            }
-                        }
-                    }
-                    for (k = 0; k < n_now; k++) {
-                        BF_FINISH(p, y, at + c + k, sums[k], bf_shift_of(p, first + c + k));
-                    }
-                }
-            }
-        }
+        BF_END_1(v->p, &v->end, y, at + k, sum);
     }
 }
+
+/* All channels of a block at place `at` of y; x: the first code of the first tap. */
+static BF_NOINLINE void BF_PIXEL(const window *v, const void *codes, void *y, int32_t at) {
+    const BF_X *x = codes;
+    const int32_t *start = v->starts;
+    const int16_t *weight = v->weights;
+    const int32_t step = v->step;
+    int32_t n;
+    for (n = v->n; n >= 4; n -= 4, x += 4, at += 4, start += 4, weight += 4 * v->n_taps) {
+        BF_SUM s0 = start[0], s1 = start[1], s2 = start[2], s3 = start[3];
+        const int16_t *w = weight + v->first_tap;
+        const BF_X *line = x;
+        int32_t ky;
+        for (ky = v->n_y; ky > 0; ky--, line += v->line) {
+            const BF_X *code = line;
+            if (v->is_three) {
+                BF_TAP(w, code);
+                code += step;
+                BF_TAP(w, code);
+                code += step;
+                BF_TAP(w, code);
+            } else {
+                int32_t kx;
+                for (kx = v->n_x; kx > 0; kx--, code += step) { BF_TAP(w, code); }
+                w += v->skip;
+            }
+        }
+        BF_END_4(v->p, &v->end, y, at, 1, 2, s0, s1, s2, s3);
+    }
+    if (n) { BF_REST(v, x, weight + v->first_tap, y, at); }
+}
+
+void BF_NAME(const bf_layer *p, const void *x, void *y, void *scratch) {
+    walk(p, x, y, scratch, BF_PIXEL, BF_IS_WIDE, BF_IS_SWAPPED);
+}
+
+#undef BF_JOIN
+#undef BF_JOIN_
+#undef BF_PIXEL
+#undef BF_REST

@@ -1,4 +1,5 @@
 /* What goes element by element. */
+#include "bf_end.h"
 #include "bf_kernels.h"
 
 #define BLOCK 32 /* elements at a time; on the stack */
@@ -13,31 +14,37 @@ static void read_block(int32_t *out, const void *x, uint8_t type, int32_t at, in
     }
 }
 
-static void narrow(const bf_binary_layer *p, int32_t *a, const int32_t *b, int32_t n) {
+/* n codes of y from place `at` on. */
+static void narrow(const bf_binary_layer *p, const int32_t *a, const int32_t *b, int32_t n, void *y, int32_t at) {
+    const bf_end e = bf_end_for(p->out_type, p->lo, p->hi, p->shift, p->even);
     const int32_t factor_a = (int32_t)1 << p->a_left;
     const int32_t factor_b = p->op == BF_SUB ? -((int32_t)1 << p->b_left) : (int32_t)1 << p->b_left;
+    uint8_t *const to = (uint8_t *)y + at;
     int32_t i;
-    if (p->op == BF_MUL) {
-        for (i = 0; i < n; i++) { a[i] = bf_clamp(bf_scale(a[i] * b[i], p->shift, p->even), p->lo, p->hi); }
+    if (p->op != BF_MUL && e.kind == BF_END_I8) {
+        for (i = 0; i < n; i++) { to[i] = bf_code_8(&e, a[i] * factor_a + e.half + b[i] * factor_b, BF_END_I8); }
+    } else if (p->op != BF_MUL && e.kind == BF_END_U8) {
+        for (i = 0; i < n; i++) { to[i] = bf_code_8(&e, a[i] * factor_a + e.half + b[i] * factor_b, BF_END_U8); }
     } else {
         for (i = 0; i < n; i++) {
-            a[i] = bf_clamp(bf_scale(a[i] * factor_a + b[i] * factor_b, p->shift, p->even), p->lo, p->hi);
+            const int32_t v = p->op == BF_MUL ? a[i] * b[i] : a[i] * factor_a + b[i] * factor_b;
+            bf_put(y, p->out_type, at + i, bf_clamp(bf_scale(v, p->shift, p->even), p->lo, p->hi));
         }
     }
 }
 
-static void wide(const bf_binary_layer *p, int32_t *a, const int32_t *b, int32_t n) {
+static void wide(const bf_binary_layer *p, const int32_t *a, const int32_t *b, int32_t n, void *y, int32_t at) {
     const int64_t factor_a = (int64_t)1 << p->a_left;
     const int64_t factor_b = p->op == BF_SUB ? -((int64_t)1 << p->b_left) : (int64_t)1 << p->b_left;
     int32_t i;
     for (i = 0; i < n; i++) {
         const int64_t v = p->op == BF_MUL ? (int64_t)a[i] * b[i] : a[i] * factor_a + b[i] * factor_b;
-        a[i] = bf_clamp_wide(bf_scale_wide(v, p->shift, p->even), p->lo, p->hi);
+        bf_put(y, p->out_type, at + i, bf_clamp_wide(bf_scale_wide(v, p->shift, p->even), p->lo, p->hi));
     }
 }
 
 static void walk(const bf_binary_layer *p, const void *a, const void *b, void *y,
-                 void (*compute)(const bf_binary_layer *, int32_t *, const int32_t *, int32_t)) {
+                 void (*compute)(const bf_binary_layer *, const int32_t *, const int32_t *, int32_t, void *, int32_t)) {
     int32_t held_a[BLOCK], held_b[BLOCK], i, j, k, at = 0;
     for (i = 0; i < p->outer; i++) {
         for (j = 0; j < p->inner; j++) {
@@ -46,8 +53,7 @@ static void walk(const bf_binary_layer *p, const void *a, const void *b, void *y
                 const int32_t n = bf_clamp(p->n - k, 0, BLOCK);
                 read_block(held_a, a, p->a_type, from_a + k * p->a_step, p->a_step, n);
                 read_block(held_b, b, p->b_type, from_b + k * p->b_step, p->b_step, n);
-                compute(p, held_a, held_b, n);
-                bf_write((uint8_t *)y + at * BF_BYTES(p->out_type), p->out_type, held_a, n);
+                compute(p, held_a, held_b, n, y, at);
                 at += n;
             }
         }

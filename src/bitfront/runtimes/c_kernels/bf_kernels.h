@@ -109,7 +109,7 @@ void bf_max_pool(const bf_pool_layer *p, const void *x, void *y);
 void bf_average_pool(const bf_pool_layer *p, const void *x, void *y);
 
 /* resize. Nearest: y = x[rows[i]][columns[j]], rescaled. Linear: weights of 7 bits along each axis, both in one sum.
- * Scratch of linear: 4 bytes for each column of the input and channel of a block. */
+ * Scratch of linear: 4 bytes for each column of the input, and one more, and channel of a block. */
 typedef struct {
     const uint16_t *rows, *columns;             /* source pixel of every output row and column */
     const uint8_t *row_weights, *column_weights; /* of the pixel after it, 0..128; NULL for nearest */
