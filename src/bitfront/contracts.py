@@ -338,7 +338,8 @@ class Model(Protocol):
         ``backbone``); ``training_outputs(images)``, the logits and those of auxiliary heads, each with its loss;
         ``training_loss(images, batch, labels)``, the loss itself where it cannot be told from the outputs (detectors
         of two stages; ``labels``: the class of each box among the objects' classes);
-        ``training_only``, prefixes of the keys of such heads, which are not counted and not exported.
+        ``training_only``, prefixes of the keys of such heads, which are not counted and not exported; ``torch_only``,
+        why it cannot become a graph.
         """
 
     @classmethod
@@ -399,15 +400,24 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device is data: where artifacts are timed and which runtimes and code widths it executes."""
+    """A device is data: where artifacts run, which runtimes it has, and what tells what they cost there."""
 
     name: str
     description: str
     runtimes: tuple[str, ...]
+    """Whose files it runs, the usual one first."""
     kind: str = "host"
+    """``host`` (this computer: files are timed), ``microcontroller`` or ``npu`` (costs are modelled)."""
     threads: int = 1
     max_size_bytes: int | None = None
+    """Flash."""
     max_ram_bytes: int | None = None
+    core: str = ""
+    """Its processor: a name of :data:`bitfront.measure.emulated.CORES`, whose instructions are counted."""
+    board: str = ""
+    """What models its time: a name of :data:`bitfront.quant.costs.BOARDS`; empty: nothing does."""
+    objectives: tuple[str, ...] = ("score", "latency", "size")
+    """Axes of a front where none are named."""
 
 
 @runtime_checkable

@@ -24,6 +24,11 @@ FRESH = frozenset(["conv2d", "linear", "batch_norm", "add", "sub", "mul", "div",
 
 def capture(module: nn.Module, shape: Sequence[int]) -> Graph:
     """Return the graph of a module for inputs of ``shape`` (1, c, h, w). See ``graph.capture.from_module``."""
+    if why := getattr(module, "torch_only", ""):
+        raise DataError(
+            f"{getattr(module, 'name', type(module).__name__)} has no graph: {why}",
+            hint="it is trained and evaluated in torch; models of one stage can be exported and quantized",
+        )
     importer = _Importer(_export(module, shape), tuple(getattr(module, "training_only", ())))
     importer.refuse_unknown()
     return importer.graph()
