@@ -79,10 +79,13 @@ PRESETS: Mapping[str, TrainOptions] = {
         epochs=40, batch_size=4, rate=5e-4, schedule="step", end_rate=6e-6, patience=5, augment="thesis_000"
     ),
     "quantized": TrainOptions(epochs=8, rate=1e-3),
+    "detection": TrainOptions(
+        epochs=100, rate=2e-3, end_rate=2e-5, warmup_steps=100, weight_decay=5e-4, ema=0.998, validate_every=5
+    ),
 }
 """Whole set-ups by name. ``thesis_000`` is the one that Q-Seg1 and Q-Seg2 were trained with on Cityscapes; images of
 COCO-Stuff were not cropped (``augment="thesis_000_whole"``). ``quantized`` trains on from trained weights, under a
-plan."""
+plan; ``detection`` is what detectors are trained with when nothing else is said."""
 
 
 def preset(name: str) -> TrainOptions:
