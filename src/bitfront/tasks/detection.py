@@ -93,8 +93,6 @@ class Detection:
         """
         if len(batch.boxes) != len(batch.images) or len(batch.labels) != len(batch.images):
             raise UsageError("detection trains on boxes, and this batch has none", hint="use data that has boxes")
-        if output.head is None:
-            raise UsageError("this network has no head that gives boxes", hint="choose a model that does detection")
         labels = [class_of(own, info) for own in batch.labels]
         for name, own in zip(batch.ids, labels, strict=False):
             if (own < 0).any():
@@ -104,7 +102,7 @@ class Detection:
                 )
         gains = Gains(self.box_gain, self.objectness_gain, self.class_gain, self.balance, self.anchor_ratio)
         size = (batch.images.shape[2], batch.images.shape[3])
-        return detection_loss(outputs, batch.boxes, labels, size=size, head=output.head, gains=gains)
+        return detection_loss(outputs, batch.boxes, labels, size=size, output=output, gains=gains)
 
     def predict(
         self, outputs: NDArray[Any], output: OutputContract, sizes: Sequence[tuple[int, int]], fed: InputContract

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfront.contracts import Head
+from bitfront.contracts import Head, OutputContract
 from bitfront.errors import UsageError
 from bitfront.tasks.detection_assign import Assigned, assign_ssd, assign_yolo_v2, assign_yolo_v5
 from bitfront.tasks.detection_decode import LARGEST_EXPONENT, SSD_FACTORS
@@ -70,25 +70,30 @@ def detection_loss(
     labels: Sequence[NDArray[np.int64]],
     *,
     size: tuple[int, int],
-    head: Head,
+    output: OutputContract,
     gains: Gains,
 ) -> torch.Tensor:
     """Return the scalar loss of raw outputs ``(b, k, n)``.
 
     ``boxes`` and ``labels`` are those of each image: x1 y1 x2 y2 in pixels of the input of ``size`` (height, width),
-    classes among the objects. Raises UsageError for heads that cannot be trained, and for outputs that do not fit.
+    classes among the objects. Raises UsageError without a head, for heads that cannot be trained, and for outputs that
+    do not fit.
     """
+    head = output.head
+    if head is None:
+        raise UsageError("this network has no head that gives boxes", hint="choose a model that does detection")
     if head.kind not in _LOSSES:
         raise UsageError(
             f"a head '{head.kind}' cannot be trained: its outputs are decoded already",
             hint=f"train the network before its export; heads that can be: {', '.join(_LOSSES)}",
         )
     raw = (outputs.transpose(1, 2) if head.layout == "bnk" else outputs).float()
-    n = places(head, size).n
-    if raw.ndim != 3 or raw.shape[2] != n:
+    n, numbers = places(head, size).n, 5 + len(output.classes)
+    if raw.ndim != 3 or raw.shape[1:] != (numbers, n):
         raise UsageError(
-            f"this head has {n} places at {size[0]}x{size[1]}, and the network gives {tuple(outputs.shape)}",
-            hint="choose a model that does detection",
+            f"this head has {numbers} numbers at {n} places of {size[0]}x{size[1]}, and the network gives "
+            f"{tuple(outputs.shape)}",
+            hint="choose a model that does detection, for these classes",
         )
     assign, loss = _LOSSES[head.kind]
     pairs = [assign(_centered(own), head, size, gains) for own in boxes]
