@@ -228,11 +228,14 @@ def test_suppression_across_many_blocks(rng: np.random.Generator) -> None:
     assert kept.tolist() == by_definition(boxes, scores, labels, 0.3)
 
 
-def test_only_the_best_candidates_are_looked_at(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr("bitfront.tasks.detection_nms.MAX_CANDIDATES", 5)
-    boxes = np.array([[10 * i, 0, 10 * i + 5, 5] for i in range(9)], np.float32)
-    scores = rng.random(9).astype(np.float32)
-    assert nms(boxes, scores, None, 0.5).tolist() == np.argsort(-scores)[:5].tolist()
+def test_only_the_best_candidates_are_decoded(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    raw = rng.normal(0, 1.5, (1, 8, places(HEADS["ssd"], SIZE).n)).astype(np.float32)
+    everything = candidates(raw, output(HEADS["ssd"]), FED, 0.2)[0]
+    monkeypatch.setattr("bitfront.tasks.detection_decode.MAX_CANDIDATES", 5)
+    best = candidates(raw, output(HEADS["ssd"]), FED, 0.2)[0]
+    order = np.argsort(-everything.scores)[:5]
+    assert sorted(best.scores) == sorted(everything.scores[order])
+    assert sorted(map(tuple, best.boxes)) == sorted(map(tuple, everything.boxes[order]))
 
 
 def test_options_of_the_read_out() -> None:

@@ -26,21 +26,16 @@ def coco_average_precision(truths: Sequence[Truth], found: Sequence[Found], n_cl
 
     images = [{"id": i + 1, "height": 1, "width": 1} for i in range(len(truths))]
     categories = [{"id": c + 1, "name": str(c)} for c in range(n_classes)]
-    annotations = [
-        _annotation(i, box, label, iscrowd=int(crowd))
-        for i, truth in enumerate(truths)
-        for box, label, crowd in zip(*truth, strict=True)
-    ]
-    detections = [
-        _annotation(i, box, label, score=float(score))
-        for i, (boxes, scores, labels) in enumerate(found)
-        for box, label, score in zip(boxes, labels, scores, strict=True)
-    ]
-    true, guess = (
-        COCO({"images": images, "categories": categories, "annotations": rows}, print_function=_LOG.debug)
-        for rows in (_numbered(annotations), _numbered(detections))
+    true = _annotations([(boxes, labels, ignored.astype(int)) for boxes, labels, ignored in truths], "iscrowd")
+    guess = _annotations([(boxes, labels, scores) for boxes, scores, labels in found], "score")
+    judge = COCOeval_faster(
+        *(
+            COCO({"images": images, "categories": categories, "annotations": rows}, print_function=_LOG.debug)
+            for rows in (true, guess)
+        ),
+        iouType="bbox",
+        print_function=_LOG.debug,
     )
-    judge = COCOeval_faster(true, guess, iouType="bbox", print_function=_LOG.debug)
     judge.params.iouThrs, judge.params.maxDets = THRESHOLDS, [MAX_FOUND]
     judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
     judge.evaluate()
@@ -49,18 +44,18 @@ def coco_average_precision(truths: Sequence[Truth], found: Sequence[Found], n_cl
     return np.where(precision.min(axis=1) < 0, np.nan, precision.mean(axis=1))
 
 
-def _numbered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, "id": n} for n, row in enumerate(rows, 1)]
-
-
-def _annotation(image: int, box: NDArray[Any], label: int, **more: float) -> dict[str, Any]:
-    x1, y1, x2, y2 = (float(v) for v in box)
-    sides = max(0.0, x2 - x1), max(0.0, y2 - y1)
-    return {
-        "image_id": image + 1,
-        "category_id": int(label) + 1,
-        "bbox": [x1, y1, *sides],
-        "area": sides[0] * sides[1],
-        "iscrowd": 0,
-        **more,
-    }
+def _annotations(images: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], last: str) -> list[dict[str, Any]]:
+    """COCO's rows of the boxes, the classes and one more number, called ``last``, of each image."""
+    boxes = np.concatenate([own.astype(np.float64).reshape(-1, 4) for own, _, _ in images])
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    columns = (
+        np.repeat(np.arange(len(images)), [len(own) for own, _, _ in images]) + 1,
+        np.concatenate([labels for _, labels, _ in images]) + 1,
+        np.concatenate([boxes[:, :2], sides], axis=1),
+        sides.prod(axis=1),
+        np.concatenate([more for _, _, more in images]),
+    )
+    return [
+        {"id": n, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": 0, last: more}
+        for n, (image, label, box, area, more) in enumerate(zip(*(c.tolist() for c in columns), strict=True), 1)
+    ]

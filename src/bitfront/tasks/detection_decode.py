@@ -12,7 +12,7 @@ anchor ``(a, b)`` (:class:`bitfront.contracts.Head` lists the order of the numbe
 ``decoded``, ``boxes``
     as they are, in the head's unit
 
-Only places whose score can exceed the confidence are decoded.
+Only places whose score can exceed the confidence are decoded, and of those the best :data:`MAX_CANDIDATES`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from bitfront.contracts import Head, InputContract, OutputContract
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.tasks.detection_places import places
 
-__all__ = ["KINDS", "Candidates", "candidates", "corners"]
+__all__ = ["KINDS", "MAX_CANDIDATES", "Candidates", "candidates", "corners"]
 
+MAX_CANDIDATES = 30_000
+"""Boxes of an image that suppression looks at: those with the highest scores."""
 LARGEST_EXPONENT = 20.0
 """exp() is not fed more: a box of e^20 anchors is the whole image."""
 SSD_FACTORS = (10.0, 5.0)
@@ -142,14 +144,18 @@ class _Scored(NamedTuple):
 
 
 def _scored(scores: NDArray[np.float32], least: float, multi: bool) -> _Scored:
-    """Pick the classes of ``(K, m)`` scores that exceed ``least``: all of a place, or its best (the lower on ties)."""
+    """Pick the classes of ``(K, m)`` scores above ``least``: all of a place, or its best (the lower on ties)."""
     if multi:
         label, place = np.nonzero(scores > least)
     else:
         label = scores.argmax(axis=0)
         place = np.flatnonzero(scores[label, np.arange(scores.shape[1])] > least)
         label = label[place]
-    return _Scored(place, label.astype(np.int64), scores[label, place])
+    score = scores[label, place]
+    if len(score) > MAX_CANDIDATES:
+        best = np.sort(np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES])
+        place, label, score = place[best], label[best], score[best]
+    return _Scored(place, label.astype(np.int64), score)
 
 
 def _candidates(centers: NDArray[np.float32], sides: NDArray[np.float32], found: _Scored) -> Candidates:

@@ -28,7 +28,7 @@ from bitfront.contracts import Head, OutputContract
 from bitfront.errors import UsageError
 from bitfront.tasks.detection_assign import Assigned, assign_ssd, assign_yolo_v2, assign_yolo_v5
 from bitfront.tasks.detection_decode import LARGEST_EXPONENT, SSD_FACTORS
-from bitfront.tasks.detection_places import Level, places
+from bitfront.tasks.detection_places import places
 
 if TYPE_CHECKING:
     import torch
@@ -125,33 +125,27 @@ def _targets(
 # --- YOLO ------------------------------------------------------------------------------------------------------------
 def _yolo(raw: torch.Tensor, targets: _Targets, head: Head, size: tuple[int, int], gains: Gains) -> torch.Tensor:
     """Sum over levels, times the batch size; ``raw`` is ``(b, n, k)``."""
-    levels = places(head, size).levels
-    balance = (*gains.balance, *(1.0,) * len(levels)) if len(levels) > 1 else (1.0,)
-    total = raw.new_zeros(())
-    for level, weight in zip(levels, balance, strict=False):
-        own = (targets.place >= level.start) & (targets.place < level.start + level.n)
-        box, objectness, classes = _yolo_level(raw, _Targets(*(column[own] for column in targets)), head, size, level)
-        total = total + gains.box * box + gains.objectness * weight * objectness + gains.classes * classes
-    return total * len(raw)
-
-
-def _yolo_level(
-    raw: torch.Tensor, targets: _Targets, head: Head, size: tuple[int, int], level: Level
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     import torch
     import torch.nn.functional as F
 
-    logits = raw[:, level.start : level.start + level.n, 4]
-    wanted = torch.zeros_like(logits)
-    box = classes = raw.new_zeros(())
-    if len(targets.place):
-        t = raw[targets.image, targets.place]
-        overlap = _ciou(_decoded(t, targets.place, head, size), targets.box)
-        box = (1 - overlap).mean()
-        flat = targets.image * level.n + targets.place - level.start
-        wanted = wanted.view(-1).scatter_reduce(0, flat, overlap.detach().clamp(min=0), "amax").view_as(wanted)
-        classes = _class_loss(t[:, 5:], targets.label, head)
-    return box, F.binary_cross_entropy_with_logits(logits, wanted), classes
+    levels = places(head, size).levels
+    balance = (*gains.balance, *(1.0,) * len(levels)) if len(levels) > 1 else (1.0,)
+    objectness, t = raw[:, :, 4], raw[targets.image, targets.place]
+    overlap = _ciou(_decoded(t, targets.place, head, size), targets.box)
+    flat = targets.image * raw.shape[1] + targets.place
+    wanted = torch.zeros(objectness.numel(), device=raw.device)
+    wanted = wanted.scatter_reduce(0, flat, overlap.detach().clamp(min=0), "amax").view_as(objectness)
+    total = raw.new_zeros(())
+    for level, weight in zip(levels, balance, strict=False):
+        span = slice(level.start, level.start + level.n)
+        total = total + gains.objectness * weight * F.binary_cross_entropy_with_logits(
+            objectness[:, span], wanted[:, span]
+        )
+        own = (targets.place >= span.start) & (targets.place < span.stop)
+        if own.any():
+            classes = _class_loss(t[own, 5:], targets.label[own], head)
+            total = total + gains.box * (1 - overlap[own]).mean() + gains.classes * classes
+    return total * len(raw)
 
 
 def _decoded(t: torch.Tensor, place: torch.Tensor, head: Head, size: tuple[int, int]) -> torch.Tensor:

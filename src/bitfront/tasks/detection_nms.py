@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from bitfront.tasks.detection_boxes import areas, intersections
 
-__all__ = ["MAX_CANDIDATES", "nms"]
+__all__ = ["nms"]
 
-MAX_CANDIDATES = 30_000
-"""Boxes of an image that are looked at: those with the highest scores."""
 _BLOCK = 256
 """Boxes that are compared with each other in one step."""
 
@@ -30,7 +28,7 @@ def nms(
 
     ``boxes`` ``(n, 4)``, ``scores`` and ``labels`` ``(n,)``; without labels boxes of all classes suppress each other.
     """
-    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    order = np.argsort(-scores, kind="stable")
     kept = np.zeros(0, np.intp)
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
