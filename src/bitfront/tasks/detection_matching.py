@@ -169,14 +169,10 @@ def precision_recall(
 
 def _read(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:
     """Precision at RECALLS, 0 where they are not reached: ``(draws, 101)``."""
-    draws, n = recall.shape
-    if draws == 1:
-        at = np.searchsorted(recall[0], RECALLS, side="left")[None]
-    else:  # one sorted line of all draws: recalls are at most 1
-        row = np.arange(draws)[:, None]
-        at = np.searchsorted((recall + 2.0 * row).ravel(), RECALLS + 2.0 * row, side="left") - n * row
-    padded = np.concatenate([precision, np.zeros((draws, 1))], axis=1)
-    return np.take_along_axis(padded, np.clip(at, 0, n), axis=1)
+    at = np.stack([np.searchsorted(row, RECALLS, side="left") for row in recall])
+    padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+    read: NDArray[np.float64] = np.take_along_axis(padded, at, axis=1)
+    return read
 
 
 @dataclass(frozen=True, slots=True)
