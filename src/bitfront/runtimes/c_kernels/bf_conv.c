@@ -1,7 +1,7 @@
 /* Convolutions of any kernel, stride, padding, dilation and groups. */
 #include "bf_layer.h"
 
-#if BF_MVE && 0
+#if BF_MVE
 #include "bf_conv_mve.h"
 #elif BF_DSP
 #include "bf_conv_dsp.h"

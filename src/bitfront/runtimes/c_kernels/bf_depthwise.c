@@ -16,6 +16,7 @@ typedef struct {
     int32_t n_x, n_y;    /* taps */
     int32_t first_tap, skip; /* weights before them, and from a line's last to the next line's first */
     int32_t is_three;    /* n_x = kernel_w = 3 */
+    int32_t is_usual;    /* codes of 8 bits, one shift */
 } window;
 
 typedef void (*pixel_kernel)(const window *v, const void *x, void *y, int32_t at);
@@ -30,6 +31,7 @@ static void walk(const bf_layer *p, const void *x, void *y, void *scratch, pixel
     window v;
     v.p = p;
     v.end = bf_end_of(p);
+    v.is_usual = v.end.kind != BF_END_ANY && p->out_type < BF_I16;
     v.starts = starts;
     v.weights = weights;
     v.n_taps = n_taps;
@@ -111,7 +113,7 @@ static void walk(const bf_layer *p, const void *x, void *y, void *scratch, pixel
 #define BF_IS_WIDE 0
 #define BF_END_4 bf_end_4
 #define BF_END_1 bf_end_1
-#if BF_MVE && 0
+#if BF_MVE
 #include "bf_depthwise_mve.h"
 #else
 #define BF_NAME bf_depthwise_i8

@@ -21,7 +21,7 @@ static inline bf_end bf_end_for(uint8_t type, int32_t lo, int32_t hi, int32_t sh
     e.kind = is_any ? BF_END_ANY : i8 ? BF_END_I8 : u8 ? BF_END_U8 : BF_END_CLAMP;
     e.shift = is_any ? 0 : shift;
     e.half = ((int32_t)1 << e.shift) >> 1;
-    e.mask = even && e.shift ? ((int32_t)1 << e.shift) - 1 : -1;
+    e.mask = even && e.shift ? ((int32_t)1 << e.shift) - 1 : INT32_MAX;
     return e;
 }
 

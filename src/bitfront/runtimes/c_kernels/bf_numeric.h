@@ -105,8 +105,9 @@ static inline void bf_put(void *y, uint8_t type, int32_t i, int32_t code) {
 static inline void bf_within(int32_t from, int32_t dilation, int32_t size, int32_t n_taps,
                              int32_t range[2]) {
     range[0] = 0;
-    while (range[0] < n_taps && from + range[0] * dilation < 0) { range[0]++; }
     range[1] = n_taps;
+    if (from >= 0 && from + (n_taps - 1) * dilation < size) { return; }
+    while (range[0] < n_taps && from + range[0] * dilation < 0) { range[0]++; }
     while (range[1] > range[0] && from + (range[1] - 1) * dilation >= size) { range[1]--; }
 }
 
