@@ -30,6 +30,7 @@ FLOAT_BIAS_BITS = 30
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 SMALL_MAP = 64
 """A map with this fraction of the input's positions is small."""
+_REARRANGING = frozenset(["reshape", "transpose", "concat", "identity"])
 _ONE_SCALE = ("resize", "average_pool")
 _MOVING = frozenset(["max_pool", "slice", "reshape", "transpose", "identity"])
 
@@ -319,6 +320,30 @@ def _tail(graph: Graph) -> frozenset[str]:
 
 
 def _scores(graph: Graph) -> frozenset[str]:
-    """Return the scores of classes that a dense layer ends with: its sums keep apart what 8-bit codes would tie."""
-    ends = (graph.producer(name) for name in graph.outputs)
-    return frozenset(node.output for node in ends if node is not None and node.op == "dense")
+    """Return the tensors from the layers that a network's answers come from, where each is a number of its own.
+
+    These are the scores of classes that a dense layer ends with, and the boxes of a detector, which only reshaping and
+    joining follow: their sums keep apart what 8-bit codes would tie, and boxes of all sizes share no range.
+    """
+    found = set[str]()
+    for name in graph.outputs:
+        node = graph.producer(name)
+        if node is not None and (node.op == "dense" or node.op in _REARRANGING):
+            found |= _back_to_layers(graph, node) or set()
+    return frozenset(found)
+
+
+def _back_to_layers(graph: Graph, node: Node) -> set[str] | None:
+    """Return what a node and those before it give, back to layers; ``None`` where anything else computes before."""
+    if _is_layer(node):
+        return {node.output}
+    if node.op not in _REARRANGING:
+        return None
+    found = {node.output}
+    for name in node.inputs:
+        before = graph.producer(name)
+        own = _back_to_layers(graph, before) if before is not None and len(graph.consumers(name)) == 1 else None
+        if own is None:
+            return None
+        found |= own
+    return found
