@@ -12,10 +12,12 @@ from torch import nn
 
 from bitfront.graph import capture, passes
 from bitfront.graph.count import count
+from bitfront.models.faster_rcnn import FasterRcnnMobileNetV3, FasterRcnnResNet50
 from bitfront.models.ssd_mobilenet import SsdMobileNetV1
 from bitfront.models.yolo_v2 import TinyYoloV2, YoloV2
 from bitfront.models.yolo_v5 import YoloV5l, YoloV5m, YoloV5n, YoloV5s
 from bitfront.registry import load
+from bitfront.train.optimizer import freeze
 
 
 def built(model: Any) -> nn.Module:
@@ -137,3 +139,44 @@ def test_layers_of_yolo_v5(size: str, shared: Path) -> None:
                 f"n={len(blocks)} shortcut={blocks[0].skip} hidden={blocks[0].narrow.conv.in_channels}" == row["args"]
             )
     assert sum(int(row["params"]) for row in rows) == n_parameters(net)
+
+
+RESNET, MOBILENET = FasterRcnnResNet50, FasterRcnnMobileNetV3
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (RESNET(), 41_755_286),
+        (RESNET(classes=20), 41_396_536),
+        (RESNET(classes=1), 41_299_161),
+        (RESNET(frozen_norm=False), 41_808_406),
+        (MOBILENET(), 19_386_354),
+        (MOBILENET(frozen_norm=False), 19_410_754),
+    ],
+)
+def test_parameters_of_faster_rcnn(model: Any, expected: int) -> None:
+    assert n_parameters(built(model)) == expected
+
+
+def test_parts_of_faster_rcnn() -> None:
+    resnet, mobilenet = built(RESNET()), built(MOBILENET())
+    parts = ("body", "pyramid", "proposals", "regions")
+    assert [n_parameters(getattr(resnet, p)) for p in parts] == [23_454_912, 3_344_384, 593_935, 14_362_055]
+    assert n_parameters(mobilenet.body) + n_parameters(mobilenet.pyramid) == 4_414_944
+    assert [n_parameters(getattr(mobilenet, p)) for p in parts[2:]] == [609_355, 14_362_055]
+    frozen = [sum(b.numel() for b in net.buffers()) for net in (resnet, mobilenet)]
+    assert frozen == [106_240, 48_800]
+
+
+@pytest.mark.parametrize(
+    ("model", "patterns", "expected"),
+    [
+        (RESNET(), ("body.stem", "body.stages.0"), 41_532_886),
+        (MOBILENET(), ("body.stem", *(f"body.blocks.{i}" for i in range(6))), 19_327_458),
+    ],
+)
+def test_what_is_trained_behind_three_layers(model: Any, patterns: tuple[str, ...], expected: int) -> None:
+    module = built(model)
+    freeze(module, patterns)
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == expected

@@ -88,8 +88,8 @@ class FasterRcnnResNet50:
     def recognise(cls, shapes: Mapping[str, tuple[int, ...]], stem: str) -> Mapping[str, Any] | None:
         """Options of one of our state dicts, or ``None``."""
         try:
-            pyramid = shapes["pyramid.outer.0.weight"][0]
-            head = next(w for w in factors(WIDTHS) if make_divisible(PYRAMID * w) == pyramid)
+            behind = [shapes["pyramid.outer.0.weight"][0], shapes["regions.second.weight"][0]]
+            head = next(w for w in factors(WIDTHS) if _behind(w) == behind)
             more = {"classes": shapes["regions.label.weight"][0] - 1, "head_width": head}
         except (KeyError, IndexError, StopIteration):
             return None
@@ -144,6 +144,11 @@ class FasterRcnnMobileNetV3(FasterRcnnResNet50):
         return [last, 6 * last]
 
 
+def _behind(head_width: float) -> list[int]:
+    """Channels of the pyramid and of the dense layers."""
+    return [make_divisible(n * head_width) for n in (PYRAMID, HIDDEN)]
+
+
 class MobileNetV3Maps(MobileNetV3Large):
     """``(b, channels, h, w)`` -> the maps behind the last halving, and the last ones, both at stride 32."""
 
@@ -172,7 +177,7 @@ class FasterRcnnModule(nn.Module):
         if options.frozen_norm:
             freeze_norms(body)
             draw_unnormalized(body)
-        c, hidden = (make_divisible(n * options.head_width) for n in (PYRAMID, HIDDEN))
+        c, hidden = _behind(options.head_width)
         self.body = body
         self.pyramid = FeaturePyramid(options.body_channels(options.width), c)
         self.proposals = Proposals(c, options.proposals)

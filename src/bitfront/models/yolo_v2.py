@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bitfront.anchors import YOLO_V2_COCO, YOLO_V2_STRIDE, YOLO_V2_VOC
 from bitfront.contracts import Head
 from bitfront.errors import UsageError
 from bitfront.models.blocks import check_options, check_size, factors, fits
@@ -25,7 +26,7 @@ from bitfront.models.mobilenet_blocks import make_divisible
 
 __all__ = ["TinyYoloV2", "TinyYoloV2Module", "YoloV2", "YoloV2Module"]
 
-STRIDE = 32
+STRIDE = YOLO_V2_STRIDE
 SLOPE = 0.1
 BOX = 5
 """Numbers of a place besides its classes: x, y, w, h, objectness."""
@@ -34,9 +35,6 @@ GROUPS = ((32,), (64,), (128, 64, 128), (256, 128, 256), (512, 256, 512, 256, 51
 CHAIN = (16, 32, 64, 128, 256, 512, 1024)
 """Channels of the tiny network, with a max pooling behind all but the last."""
 DEEP, PASSED = 1024, 64
-COCO = ((0.57273, 0.677385), (1.87446, 2.06253), (3.33843, 5.47434), (7.88282, 3.52778), (9.77052, 9.16828))
-VOC = ((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52))
-"""Anchors in cells."""
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -56,7 +54,7 @@ class YoloV2:
     usual_size: ClassVar[tuple[int, int]] = (608, 608)
     usual_preprocess: ClassVar[str] = "unit"
     usual_fit: ClassVar[str] = "letterbox"
-    anchors: ClassVar[tuple[tuple[float, float], ...]] = COCO
+    anchors: ClassVar[tuple[tuple[float, float], ...]] = YOLO_V2_COCO
     layers: ClassVar[tuple[int, ...]] = tuple(chain(*GROUPS))
     """Channels of the feature extractor's convolutions."""
 
@@ -120,7 +118,7 @@ class TinyYoloV2(YoloV2):
     name: ClassVar[str] = "tiny_yolo_v2"
     knobs: ClassVar[Mapping[str, tuple[Any, ...]]] = {"width": WIDTHS, "head_width": (0.25, 0.5, 1.0)}
     usual_size: ClassVar[tuple[int, int]] = (416, 416)
-    anchors: ClassVar[tuple[tuple[float, float], ...]] = VOC
+    anchors: ClassVar[tuple[tuple[float, float], ...]] = YOLO_V2_VOC
     layers: ClassVar[tuple[int, ...]] = CHAIN
 
     def __post_init__(self) -> None:

@@ -97,6 +97,8 @@ class YoloV5n:
     usual_size: ClassVar[tuple[int, int]] = (640, 640)
     usual_preprocess: ClassVar[str] = "unit"
     usual_fit: ClassVar[str] = "letterbox"
+    usual_resize: ClassVar[str] = "bilinear_plain"
+    """As the published networks were trained."""
     widths: ClassVar[tuple[float, float]] = (0.0, 0.25)
     """Above the first, up to the second: no network belongs to two sizes."""
 
