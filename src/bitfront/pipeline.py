@@ -31,6 +31,7 @@ from bitfront.fitting.space import (
 )
 from bitfront.fitting.stages import Work
 from bitfront.fitting.suites import SUITES
+from bitfront.fitting.target import usual_search
 from bitfront.record import Budget, from_json, to_json
 from bitfront.registry import load
 from bitfront.run import Run, project
@@ -42,7 +43,7 @@ from bitfront.verbs.opening import open_both
 __all__ = ["Progress", "fit", "plan", "plan_search", "resume", "search", "suite"]
 
 Report = Callable[[Progress], None]
-OBJECTIVE_OF = {"flash": "flash", "ram": "ram"}
+OBJECTIVE_OF = {name: name for name in ("flash", "ram", "instructions", "modelled_latency")}
 """Cost of a bit search -> the objective by which its files are judged."""
 KNOWN_FILES = (".onnx", ".safetensors", ".pt", ".pth", ".yaml", ".yml")
 
@@ -59,10 +60,10 @@ def fit(
     weights: Path | str | None = None,
     preprocess: str = "",
     recipes: Sequence[str] | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str = "",
     runtimes: Sequence[str] = (),
     device: str = "host",
-    objectives: Sequence[str] = ("score", "latency", "size"),
+    objectives: Sequence[str] | None = None,
     effort: str = "entry",
     stages: Sequence[str] = (),
     epochs: int | None = None,
@@ -98,10 +99,10 @@ def fit(
         weights: checkpoint, or folder of them, that architectures start from.
         preprocess: how a file that does not say it wants to be fed.
         recipes: quantization recipes to try; float32 always is.
-        runtime: engine that executes the files.
+        runtime: engine that executes the files; by default the device's.
         runtimes: further engines, whose files compete on the same front.
-        device: where they are timed.
-        objectives: axes of the front.
+        device: what they are for: ``host`` is this machine, where they are timed; for others costs are modelled.
+        objectives: axes of the front; by default the device's.
         effort: ``entry``, ``intermediate`` or ``expert``: how much is explored when nothing is said.
         stages: stages of thesis 001 to go through (:data:`bitfront.fitting.exploration.STAGES`); by default those of
             the effort, or all of ``space`` in product where it is given.
@@ -142,7 +143,8 @@ def fit(
         model=model, data=data, reader=reader, task=task, budget=budget or Budget(),
         space={**several, **(space or {})}, settings=fixed, weights=str(weights or ""), preprocess=preprocess,
         recipes=tuple(recipes or ()),
-        runtime=runtime, runtimes=tuple(runtimes), device=device, objectives=tuple(objectives), effort=effort,
+        runtime=runtime, runtimes=tuple(runtimes), device=device,
+        objectives=None if objectives is None else tuple(objectives), effort=effort,
         stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
         threads=threads, retrain=retrain, limit=limit, pick=pick, suite=suite, bits=bits or BitSearch(),
@@ -194,13 +196,15 @@ def search(
     bits = bits or BitSearch("surrogate")
     if not bits.method:
         raise UsageError("which method?", hint="`bitfront list methods` names them")
+    there: Device = load("device", options.get("device") or "host")
+    bits = usual_search(bits, there)
     menu_options(bits)
     opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
     source = opened.source
     fixed = {**(settings or {}), RESOLUTION: (source.input.height, source.input.width)}
     objectives = ("score", *(OBJECTIVE_OF[cost] for cost in bits.costs if cost in OBJECTIVE_OF))
-    there = load("runtime", options.get("runtime") or "onnxruntime").recipes
-    recipes = ("float32", "int8" if "int8" in there else "qmn8")
+    known = load("runtime", options.get("runtime") or there.runtimes[0]).recipes
+    recipes = ("float32", "int8" if "int8" in known else "qmn8")
     defaults = {"recipes": recipes, "objectives": objectives, "effort": "single", "retrain": "never"}
     return fit(
         model, data, task=task, reader=reader, settings=fixed, weights=weights, preprocess=preprocess,
@@ -265,8 +269,9 @@ def suite(
     )  # fmt: skip
 
 
-def plan_search(model: str, data: str, *, bits: BitSearch, **opening: Any) -> dict[str, Any]:
+def plan_search(model: str, data: str, *, bits: BitSearch, device: str = "host", **opening: Any) -> dict[str, Any]:
     """Return what :func:`search` would do, doing nothing. Raises UsageError, DataError."""
+    bits = usual_search(bits, load("device", device))
     options = menu_options(bits)
     opened = open_both(model, data, **opening)
     assert opened.dataset is not None

@@ -28,6 +28,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Measurement",
+    "OnDevice",
     "Record",
     "content_id",
     "digest_file",
@@ -48,12 +49,15 @@ class Budget:
 
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
+    """Of the file; on a microcontroller of its flash, program included."""
     min_score: float | None = None
     """In [0, 1]."""
     max_drop: float | None = None
     """Largest loss of score against the float baseline, in [0, 1]."""
     time_s: float | None = None
     """Wall time for the whole run."""
+    max_ram_bytes: int | None = None
+    """Of activations, and on a microcontroller the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,28 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDevice:
+    """What an artifact takes on a device that is not this computer; modelled where nothing else is said."""
+
+    device: str
+    flash_bytes: int
+    """Constants, and the program with ``-O2`` (estimated from above)."""
+    ram_bytes: int
+    """Activations and scratch; of C the stack too (estimated from above)."""
+    instructions: float | None = None
+    """Of one image."""
+    latency_ms: float | None = None
+    residual: str = ""
+    """How well the model of instructions and latency is known; begins with "modelled"."""
+    counted_instructions: int | None = None
+    """Of one image, by the emulator."""
+    linked_bytes: int | None = None
+    """Flash as the linker tells it."""
+    counted_with: str = ""
+    """Compiler and emulator of both."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Everything known of one candidate."""
 
@@ -179,6 +205,8 @@ class Record:
     """Live-memory peak of the activations at the bits of its plan, from the graph."""
     ram_bytes: int | None = None
     """Measured peak of what opening and running the file adds to a process."""
+    on_device: OnDevice | None = None
+    """Of a run for a device that is not this computer."""
     train_seconds: float | None = None
     seconds: float | None = None
     """Wall time that this candidate took, training included."""

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bitfront.contracts import Device, InputContract, Metrics, Objective, OutputContract
-from bitfront.record import Artifact, Candidate, Measurement, Record
+from bitfront.measure.emulated import CORES
+from bitfront.measure.on_device import residual
+from bitfront.quant.costs import BOARDS
+from bitfront.quant.instructions import cores
+from bitfront.record import Artifact, Candidate, Measurement, OnDevice, Record
 from bitfront.registry import load, names
 
 EMPTY = Record(Candidate("m", {}, "int8", "r"), "failed")
@@ -18,6 +24,8 @@ FULL = Record(
     ram_bytes=9000,
     flash_bytes=77,
 )
+THERE = replace(FULL, on_device=OnDevice("mcu", flash_bytes=9000, ram_bytes=4000, instructions=5e6, latency_ms=2.5))
+ON_DEVICE = {"flash": 9000.0, "ram": 4000.0, "instructions": 5e6, "modelled_latency": 2.5}
 EXPECTED = {"score": 0.75, "size": 1234.0, "latency": 3.5, "macs": 1000.0, "ram": 300.0, "flash": 77.0}
 
 
@@ -28,9 +36,8 @@ def test_objective_reads_records(name: str) -> None:
     assert objective.name == name
     assert isinstance(objective.maximize, bool)
     assert objective.value(EMPTY) is None
-    value = objective.value(FULL)
-    assert isinstance(value, float)
-    assert value == EXPECTED.get(name, value)
+    assert objective.value(FULL) == EXPECTED.get(name)
+    assert objective.value(THERE) == {**EXPECTED, **ON_DEVICE}[name]
 
 
 def test_an_undefined_score_is_not_zero() -> None:
@@ -45,3 +52,8 @@ def test_device_is_data(name: str) -> None:
     assert device.name == name
     assert set(device.runtimes) <= set(names("runtime"))
     assert device.threads >= 1
+    assert device.kind in ("host", "microcontroller", "npu")
+    assert set(device.objectives) <= set(names("objective"))
+    assert not device.core or device.core in set(CORES) & set(cores())
+    assert not device.board or device.board in BOARDS
+    assert device.kind == "host" or "modelled" in residual(device)

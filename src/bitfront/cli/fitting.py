@@ -16,6 +16,7 @@ from bitfront.cli import units
 from bitfront.cli.console import Answer, duration, percent, size, table
 from bitfront.cli.options import (
     DataText,
+    Device,
     DryRun,
     Limit,
     ModelOptions,
@@ -34,7 +35,7 @@ from bitfront.cli.options import (
 from bitfront.errors import BitfrontError, BudgetError
 
 if TYPE_CHECKING:
-    from bitfront.record import Budget
+    from bitfront.record import Budget, Record
     from bitfront.run import FrontMember, Run
 
 __all__ = ["compare", "fit", "report", "resume", "runs"]
@@ -52,6 +53,7 @@ def budget(given: dict[str, Any]) -> Budget:
     return Budget(
         max_latency_ms=read("max_latency", units.milliseconds),
         max_size_bytes=read("max_size", units.size_bytes),
+        max_ram_bytes=read("max_ram", units.size_bytes),
         min_score=read("min_score", units.fraction),
         max_drop=read("max_drop", units.fraction),
         time_s=read("time", units.seconds),
@@ -60,6 +62,8 @@ def budget(given: dict[str, Any]) -> Budget:
 
 def front_data(member: FrontMember) -> dict[str, Any]:
     """Return a front member as plain data."""
+    from bitfront.record import to_json
+
     record = member.record
     return {
         "id": member.id,
@@ -72,6 +76,7 @@ def front_data(member: FrontMember) -> dict[str, Any]:
         "size_bytes": member.size_bytes,
         "flash_bytes": record.flash_bytes,
         "latency_ms": member.latency_ms,
+        "on_device": None if record.on_device is None else to_json(record.on_device),
         "ratio": record.latency.ratio if record.latency else None,
         "verified": member.verified,
         "path": str(member.model),
@@ -100,10 +105,27 @@ def _front_row(member: FrontMember, shown: Collection[str], searched: bool) -> d
         ">test": None if record.test is None else percent(data["test_score"]),
         ">ms": None if latency is None else f"{latency:.2f}",
         ">ratio": None if ratio is None else f"{ratio:.2f}",
-        ">flash": size(flash) if searched and flash is not None else None,
-        ">size": size(member.size_bytes),
+        ">flash": size(flash) if searched and flash is not None and not record.on_device else None,
+        ">size": None if record.on_device else size(member.size_bytes),
+        **_device_row(record),
         "verified": "yes" if member.verified else "no",
     }
+
+
+def _device_row(record: Record) -> dict[str, str | None]:
+    """What a file takes on the run's device; instructions as the emulator counts them, else modelled."""
+    there = record.on_device
+    names = (">flash, kB", ">RAM, kB", ">M instructions", ">modelled ms")
+    if there is None:
+        return dict.fromkeys(names)
+    counted = there.counted_instructions or there.instructions
+    values = (
+        f"{(there.linked_bytes or there.flash_bytes) / 1000:.1f}",
+        f"{there.ram_bytes / 1000:.1f}",
+        None if counted is None else f"{counted / 1e6:.3g}{'' if there.counted_instructions else ' (modelled)'}",
+        None if there.latency_ms is None else f"{there.latency_ms:.2f}",
+    )
+    return dict(zip(names, values, strict=True))
 
 
 def run_answer(run: Run) -> Answer:
@@ -133,7 +155,10 @@ def fit(
     /,
     *,
     max_latency: Annotated[str | None, Parameter(help="Limit of one image's median latency, e.g. 33ms.")] = None,
-    max_size: Annotated[str | None, Parameter(help="Limit of the file, e.g. 400kB, 0.4MB, 256KiB.")] = None,
+    max_size: Annotated[
+        str | None, Parameter(help="Limit of the file, on a microcontroller of flash, e.g. 400kB, 0.4MB, 256KiB.")
+    ] = None,
+    max_ram: Annotated[str | None, Parameter(help="Limit of the memory for activations, e.g. 128kB.")] = None,
     min_score: Annotated[str | None, Parameter(help="Least score, e.g. 0.95 or 95%.")] = None,
     max_drop: Annotated[str | None, Parameter(help="Largest loss of score against float, e.g. 0.01 or 1%.")] = None,
     time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
@@ -145,7 +170,7 @@ def fit(
         list[str] | None, Parameter(help="Recipes to try; float32 always is. Repeatable.", negative=())
     ] = None,
     objective: Annotated[
-        list[str] | None, Parameter(help="Axes of the front [default: score, latency, size]. Repeatable.", negative=())
+        list[str] | None, Parameter(help="Axes of the front [default: the device's]. Repeatable.", negative=())
     ] = None,
     bits: Annotated[
         str | None, Parameter(help="Search the bits of the best networks: `bitfront list methods` [default: none].")
@@ -162,9 +187,9 @@ def fit(
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
     runtime: Annotated[
         list[str] | None,
-        Parameter(help="Engine [default: onnxruntime]; several compete on one front. Repeatable.", negative=()),
+        Parameter(help="Engine [default: the device's]; several compete on one front. Repeatable.", negative=()),
     ] = None,
-    device: Annotated[str | None, Parameter(help="Where files are timed [default: host].")] = None,
+    device: Device = None,
     threads: Threads = None,
     limit: Limit = None,
     workers: Workers = None,
@@ -188,8 +213,8 @@ def fit(
     from bitfront.pipeline import fit as run
     from bitfront.pipeline import plan
 
-    names = {"max_latency": max_latency, "max_size": max_size, "min_score": min_score, "max_drop": max_drop}
-    limits = budget(shared.fill(**names, time=time))
+    sizes = {"max_latency": max_latency, "max_size": max_size, "max_ram": max_ram}
+    limits = budget(shared.fill(**sizes, min_score=min_score, max_drop=max_drop, time=time))
     given = shared.fill(
         model=model, data=data, effort=effort, stages=stage,
         pick=pick, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,

@@ -49,6 +49,8 @@ def doctor(*, shared: Shared = Shared()) -> Answer:  # noqa: B008 - frozen
     rows += list(found["versions"].items())
     for name, state in {**found["runtimes"], "torch": found["torch"]}.items():
         rows.append((f"{name} works", f"no: {state['missing']}" if "missing" in state else "yes"))
+    emulator = found["emulator"]
+    rows.append(("Cortex-M emulator", emulator.get("version") or f"no: {emulator['missing']}"))
     rows.append(("cuda", found["torch"].get("cuda") or "no"))
     rows += [(key, value) for key, value in found["system"].items() if isinstance(value, (str, int, float))]
     rows.append(("free disk space", size(found["free_bytes"])))

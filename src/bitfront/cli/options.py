@@ -16,6 +16,7 @@ from bitfront.errors import UsageError
 
 __all__ = [
     "DataText",
+    "Device",
     "DryRun",
     "Limit",
     "ModelOptions",
@@ -77,6 +78,12 @@ Track = Annotated[
         help="Send curves, parameters and files to a tracker (`bitfront list trackers`); nothing leaves this machine. "
         "Repeatable.",
         negative=(),
+    ),
+]
+Device = Annotated[
+    str | None,
+    Parameter(
+        help="What files are for, `bitfront list devices`: timed on the host, modelled elsewhere [default: host]."
     ),
 ]
 DryRun = Annotated[

@@ -15,6 +15,7 @@ from bitfront.cli.console import Answer, percent, size, table
 from bitfront.cli.fitting import budget, run_answer
 from bitfront.cli.options import (
     DataText,
+    Device,
     DryRun,
     Limit,
     ModelOptions,
@@ -102,8 +103,14 @@ def search(
     bits: Bits = Bits(),
     objective: Annotated[
         list[str] | None,
-        Parameter(help="score and any of flash, ram, cycles, npu [default: score, flash]. Repeatable.", negative=()),
+        Parameter(
+            help="score and any of flash, ram, instructions, modelled_latency, cycles, npu [default: score, flash; on "
+            "microcontrollers instructions too]. Repeatable.",
+            negative=(),
+        ),
     ] = None,
+    max_size: Annotated[str | None, Parameter(help="Limit of the file, on a microcontroller of flash.")] = None,
+    max_ram: Annotated[str | None, Parameter(help="Limit of the memory for activations, e.g. 128kB.")] = None,
     min_score: Annotated[str | None, Parameter(help="Score to keep, e.g. 0.95: the search polishes there.")] = None,
     max_drop: Annotated[str | None, Parameter(help="Or the loss against float, e.g. 1% [default: 1%].")] = None,
     time: Annotated[str | None, Parameter(help="Wall time of the whole run, e.g. 90s, 10m, 1h.")] = None,
@@ -112,8 +119,9 @@ def search(
         int | None, whole("Members that lose, to be trained under their plans [default: none; at most 3].")
     ] = None,
     runtime: Annotated[
-        str | None, Parameter(help="Engine of the members' files [default: onnxruntime]; c_fixed: integer C.")
+        str | None, Parameter(help="Engine of the members' files [default: the device's]; c_fixed: integer C.")
     ] = None,
+    device: Device = None,
     score: Annotated[str | None, Parameter(help="Metric that drives the search [default: the task's].")] = None,
     limit: Limit = None,
     workers: Workers = None,
@@ -136,18 +144,18 @@ def search(
     from bitfront.pipeline import plan_search
     from bitfront.pipeline import search as run
 
-    names = {"max_latency": None, "max_size": None, "min_score": min_score, "max_drop": max_drop}
-    limits = budget(shared.fill(**names, time=time))
-    given = shared.fill(model=model, data=data, score=score, limit=limit, seed=seed, runtime=runtime)
+    names = {"max_latency": None, "max_size": max_size, "max_ram": max_ram, "min_score": min_score}
+    limits = budget(shared.fill(**names, max_drop=max_drop, time=time))
+    given = shared.fill(model=model, data=data, score=score, limit=limit, seed=seed, runtime=runtime, device=device)
     chosen, place = required(given["model"], "MODEL"), required(given["data"], "DATA")
     wanted = bits.fill(shared, method, objective)
     wanted = replace(wanted, method=wanted.method or "surrogate", n_members=members or wanted.n_members)
     wanted = replace(wanted, n_trained=wanted.n_trained if train_members is None else train_members)
     opening = {"settings": knobs(set_, shared), **model_options.fill(shared)}
     if dry_run:
-        plan = plan_search(chosen, place, bits=wanted, **opening)
+        plan = plan_search(chosen, place, bits=wanted, device=given["device"] or "host", **opening)
         return Answer({"plan": plan}, [f"{key.replace('_', ' ')}: {value}" for key, value in plan.items()])
-    options = {key: given[key] for key in ("score", "limit", "seed", "runtime") if given[key] is not None}
+    options = {key: given[key] for key in ("score", "limit", "seed", "runtime", "device") if given[key] is not None}
     where = shared.fill(name=name, runs=runs, workers=workers, ray=ray)
     progress = shared.progress()
     found = run(

@@ -20,7 +20,7 @@ from bitfront.fitting.training import new_module
 from bitfront.graph import capture, files, passes
 from bitfront.graph.count import Counts, count
 from bitfront.graph.ir import Graph
-from bitfront.measure import verify
+from bitfront.measure import on_device, verify
 from bitfront.quant import recipes
 from bitfront.quant.costs import Costs, bits_of
 from bitfront.quant.formats import Affine
@@ -165,6 +165,7 @@ def make_candidate(
         "data": shop.digest,
         "seed": shop.seed,
         "score": shop.score,
+        **({"device": shop.device.name} if shop.device.kind != "host" else {}),
     }
     place = f"candidates/{candidate.id}"
 
@@ -229,6 +230,10 @@ def _make(
         input=network.contract,
         output=source.output,
     )
+    there = None
+    if shop.device.kind != "host" and engine.name in shop.device.runtimes:
+        told_by = getattr(engine, "footprint", None)
+        there = on_device.modelled(shop.device, graph, plan, told_by(path) if told_by else None)
     seconds = time.monotonic() - start
     return Record(
         candidate,
@@ -241,6 +246,7 @@ def _make(
         activation_bytes=counts.activation_bytes,
         flash_bytes=int(costs.flash_bytes(bits)),
         peak_bytes=int(costs.ram_bytes(bits)),
+        on_device=there,
         train_seconds=train_seconds,
         seconds=seconds + (train_seconds or 0.0),
         notes=(*told(graph, plan), *agreement.exceptions),

@@ -24,8 +24,9 @@ class BitSearch:
     """Widths to choose from; ``None``: those of the method."""
     activation_bits: Sequence[int] | None = None
     """The same for activations; empty: they stay float32."""
-    costs: Sequence[str] = ("flash",)
-    """What is minimised beside the loss of score: ``flash``, ``ram``, ``cycles``, ``npu``."""
+    costs: Sequence[str] = ()
+    """What is minimised beside the loss of score: ``flash``, ``ram``, ``instructions``, ``cycles``, ``npu``; empty:
+    ``flash``, and on a microcontroller ``instructions`` too."""
     evaluations: float | None = None
     """Full evaluations; ``None``: what the method takes."""
     time_s: float | None = None
@@ -34,7 +35,7 @@ class BitSearch:
     equalized: bool | None = None
     per_channel: bool = False
     rounding: str = ""
-    """How results are rounded at run time, ``half_even`` or ``half_up``; empty: to even."""
+    """How results are rounded at run time, ``half_even`` or ``half_up``; empty: to even, on a microcontroller up."""
     n_members: int = 8
     """Members of its front that become files."""
     n_trained: int = 0
@@ -60,11 +61,13 @@ class Config:
     weights: str = ""
     preprocess: str = ""
     recipes: Sequence[str] = ()
-    runtime: str = "onnxruntime"
+    runtime: str = ""
+    """Empty: the device's usual one."""
     runtimes: Sequence[str] = ()
     """Further engines, whose files compete with those of ``runtime``."""
     device: str = "host"
-    objectives: Sequence[str] = ("score", "latency", "size")
+    objectives: Sequence[str] | None = None
+    """Axes of the front; ``None``: the device's usual ones."""
     effort: str = "entry"
     stages: Sequence[str] = ()
     """Names of :data:`bitfront.fitting.exploration.STAGES`; empty: those of the effort, or the whole of ``space``."""

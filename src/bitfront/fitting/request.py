@@ -27,7 +27,8 @@ from bitfront.fitting.space import (
     input_sizes,
 )
 from bitfront.fitting.suites import SUITES
-from bitfront.fitting.window import Window
+from bitfront.fitting.target import for_device, refuse
+from bitfront.fitting.window import Window, fewest_bits
 from bitfront.registry import load
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import Opened, open_both
@@ -93,7 +94,7 @@ def open_request(config: Config) -> Request:
     ):
         if value not in known and not (known is PICKS and CANDIDATE.fullmatch(value)):
             raise unknown_name(what, value, known)
-    if not config.objectives:
+    if config.objectives is not None and not config.objectives:
         raise UsageError("a front needs an objective", hint="for example score, latency and size")
     if config.limit is not None and config.limit < 2:
         raise UsageError(f"--limit {config.limit} leaves too little", hint="give at least 2")
@@ -104,9 +105,10 @@ def open_request(config: Config) -> Request:
         config = replace(
             config, bits=replace(config.bits, method="surrogate", n_trained=config.bits.n_trained or TRAINED)
         )
+    device: Device = load("device", config.device)
+    config = for_device(config, device)
     if config.bits.method:
         menu_options(config.bits)
-    device: Device = load("device", config.device)
     runtimes = [open_runtime(name) for name in dict.fromkeys((config.runtime, *config.runtimes))]
     for runtime in runtimes:
         if runtime.name not in device.runtimes:
@@ -114,7 +116,7 @@ def open_request(config: Config) -> Request:
     supported = list(dict.fromkeys(recipe for runtime in runtimes for recipe in runtime.recipes))
     if "float32" not in supported:  # what all others are held against; it calibrates, too
         runtimes = [open_runtime(), *runtimes]
-    objectives = [load("objective", name)() for name in config.objectives]
+    objectives = [load("objective", name)() for name in config.objectives or ()]
     fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in config.settings.items()}
     opened = open_both(
         config.model,
@@ -141,16 +143,21 @@ def open_request(config: Config) -> Request:
     ]
     if config.retrain == "never" and opened.source.kind in ("catalogue", "factory") and not opened.source.weights:
         raise UsageError("there are no weights, and nothing may be trained", hint="give --weights")
+    fewest = fewest_bits((way.recipe for way in ways), config.bits)
     effort = EFFORTS[config.effort]
     stages = choose_stages(config.stages or (() if space else effort.stages))
     if not stages:
         found = architectures(opened.source, native, effort, space)
+        refuse(opened.source, found, config.budget, device, fewest)
         return Request(config, opened, runtimes, device, objectives, found, ways, reopen, started=started)
     sizes = space.pop(RESOLUTION, None) or input_sizes(opened.source, native, effort)
     knobs = {**opened.source.knobs, **check_knobs(opened.source, {k: tuple(v) for k, v in space.items()})}
     free = {k: v for k, v in knobs.items() if k not in config.settings}
     ordered = sorted({checked_size(opened.source, size) for size in sizes}, key=lambda s: (-s[0] * s[1], s))
     opened = replace(opened, source=replace(opened.source, knobs=free))
+    cheapest = {**opened.source.options, **{knob: values[0] for knob, values in free.items() if values}}
+    smallest = [Architecture(cheapest, ordered[-1])]
+    refuse(opened.source, smallest, config.budget, device, fewest)
     return Request(config, opened, runtimes, device, objectives, (), ways, reopen, stages, ordered, started)
 
 

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bitfront import batches
-from bitfront.contracts import Part, Sample
+from bitfront.contracts import Device, Part, Sample
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.fitting.candidates import Network
 from bitfront.fitting.config import BitSearch
 from bitfront.fitting.delivery import SEARCHED_DROP
 from bitfront.fitting.space import Architecture
+from bitfront.fitting.target import usual_search
 from bitfront.graph.ir import Graph
-from bitfront.quant.costs import PROCESSORS, Costs
+from bitfront.quant.costs import Costs
 from bitfront.quant.formats import Qmn
 from bitfront.quant.menu import Menu, MenuOptions, build_menu
 from bitfront.quant.plan import Plan
@@ -48,10 +49,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-COSTS = ("flash", "ram", "cycles", "npu")
+COSTS = ("flash", "ram", "instructions", "modelled_latency", "cycles", "npu")
 THESIS_METHODS = ("genetic", "genetic_uniform", "heuristic")
 """Methods that begin from the formats of thesis 000 when nothing is said."""
-OF_ACTIVATIONS = {"ram", "npu"}
+OF_ACTIVATIONS = {"ram", "npu", "modelled_latency"}
 """Costs to which the widths of activations matter."""
 DEFAULT_EVALUATIONS = 200.0
 """Of methods that have no end of their own, or a late one."""
@@ -167,6 +168,7 @@ def search_network(
         DataError: data without labels, or a network that cannot be scored.
     """
     shop = network.shop
+    bits = usual_search(bits, shop.device)
     options = menu_options(bits)
     say("calibrating", 0.0)
     observe = getattr(shop.runtime, "observe", None)
@@ -180,7 +182,7 @@ def search_network(
         space = space.cut()
     seen, unseen = _split(shop.parts)
     evaluator = _evaluator(network, menu, space, seen, MAX_IMAGES)
-    costs = tuple(_cost(name, menu, space) for name in bits.costs)
+    costs = tuple(_cost(name, menu, space, shop.device) for name in bits.costs)
     limits = [s for s in (bits.time_s, time_s) if s is not None]
     limit = Limit(usual_evaluations(bits), min(limits, default=None))
     folder = shop.folder / "search"
@@ -259,12 +261,15 @@ def usual_evaluations(bits: BitSearch) -> float | None:
     return None if bits.method in THESIS_METHODS else DEFAULT_EVALUATIONS
 
 
-def _cost(name: str, menu: Menu, space: Space) -> Cost:
+def _cost(name: str, menu: Menu, space: Space, device: Device) -> Cost:
     costs = Costs(menu.graph, [g.name for g in space.genes], per_channel=menu.options.per_channel)
+    rounding = menu.options.rounding
     known: Mapping[str, Callable[[Genome], float]] = {
+        "instructions": lambda genome: float(costs.instructions(genome, device.core, rounding=rounding)),
+        "modelled_latency": lambda genome: float(costs.latency_ms(genome, device.board)),
         "flash": lambda genome: float(costs.flash_bytes(genome)),
         "ram": lambda genome: float(costs.ram_bytes(genome)),
-        "cycles": lambda genome: float(costs.cycles(genome, PROCESSORS["cortex_m7"])),
+        "cycles": lambda genome: float(costs.cycles(genome)),
         "npu": lambda genome: float(costs.npu_ms(genome)),
     }
     return Cost(name, known[name])

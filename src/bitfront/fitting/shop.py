@@ -10,16 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from bitfront import batches
-from bitfront.contracts import Part, Runtime
+from bitfront.contracts import Device, Part, Runtime
 from bitfront.errors import DataError
 from bitfront.fitting.config import Config
 from bitfront.record import Record, content_id, to_json
+from bitfront.registry import load
 from bitfront.scan import scan, without
 from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
 
 __all__ = ["Shop", "Store", "Tell", "Way", "open_shop"]
 
+HERE = Device("host", "this machine", ())
 HOLDOUT = 5
 """Every so many-th sample of train serves as val when the data has none."""
 
@@ -82,6 +84,8 @@ class Shop:
     tracking: Tracking = field(default_factory=Tracking)
     made: Callable[[Record], None] = field(default=lambda record: None)
     """Called with every record as soon as its file is there."""
+    device: Device = HERE
+    """What files are for."""
     one_thread: bool = False
     """Whether trainings take one thread whatever their size: beside each other, and the same bits everywhere."""
 
@@ -132,6 +136,7 @@ def open_shop(db: Store, config: Config, opened: Opened, runtimes: Sequence[Runt
         config.seed,
         score=config.score,
         threads=config.threads,
+        device=load("device", config.device),
         tell=tell,
     )
 

@@ -20,10 +20,10 @@ from bitfront.fitting.space import Architecture
 from bitfront.fitting.suites import SUITES, surprises
 from bitfront.fitting.tasks import SearchTask, reason
 from bitfront.fitting.training import Training, threads_for
-from bitfront.measure import memory, timing
+from bitfront.measure import emulated, memory, on_device, timing
 from bitfront.measure.profile import OperatorTime, explain
 from bitfront.measure.system import system
-from bitfront.record import Measurement, Record, from_json, varying_knobs
+from bitfront.record import Measurement, OnDevice, Record, from_json, varying_knobs
 from bitfront.report.searches import plan_labels, read_searches
 from bitfront.verbs.scoring import score_session
 
@@ -52,7 +52,7 @@ class Work(Explorer):
         records = found.records + self.search(found)
         self.crew.rest()  # nothing disturbs the timing
         self.clock.begin(found.fixed_s)
-        records = self.time(records)
+        records = self.time(self._runnable(records))
         self.front(records)
         self.clock.finish()
         n_front = len(self.db.get("front", []))
@@ -65,6 +65,8 @@ class Work(Explorer):
         self.db.put("environment", facts)
         for note in self.request.opened.source.notes:
             self.db.event("model", note)
+        if self.request.device.core and emulated.missing():
+            self.say("emulate", f"instructions are modelled, not counted: {emulated.missing()}")
 
     # --- bits --------------------------------------------------------------------------------------------------------
     def search(self, explored: Found) -> list[Record]:
@@ -118,6 +120,17 @@ class Work(Explorer):
         for record in records:
             self._record(record)
         return records
+
+    def _runnable(self, records: Sequence[Record]) -> list[Record]:
+        """Take files of engines that the device has not off the front: the others are held against them."""
+        device = self.request.device
+
+        def judged(r: Record) -> Record:
+            if r.status != "dominated" or r.candidate.runtime in device.runtimes:
+                return r
+            return replace(r, status="dropped", reason=f"held against: {device.name} has no {r.candidate.runtime}")
+
+        return [judged(r) for r in records]
 
     def _suite(self, records: Sequence[Record]) -> list[Record]:
         """Measure every file there is, and say what one would not expect."""
@@ -200,7 +213,10 @@ class Work(Explorer):
     def front(self, records: Sequence[Record]) -> None:
         """Choose the front, score it on test, write its folders and the report's material."""
         members, verdict = choose_front(records, self.request.objectives, self.config.budget, self.config.pick)
-        members = [replace(r, status="front", test=self._test(r), ram_bytes=self._ram(r)) for r in members]
+        members = [
+            replace(r, status="front", test=self._test(r), ram_bytes=self._ram(r), on_device=self._emulated(r))
+            for r in members
+        ]
         names = pick_names(members, verdict["met"], self.config.pick)
         for record in members:
             self._record(record)
@@ -252,6 +268,24 @@ class Work(Explorer):
         inputs = [artifact.sha256, shape, threads, engine.version()]
         value: int | None = self.db.cached("memory", inputs, compute)
         return value
+
+    def _emulated(self, record: Record) -> OnDevice | None:
+        """What a file takes on the run's device, with what the emulator counts, where it is installed."""
+        artifact, found, device = record.artifact, record.on_device, self.request.device
+        if artifact is None or found is None:
+            return found
+        engine = self.shop.engine(artifact.runtime)
+
+        def compute() -> OnDevice:
+            self.clock.tell("emulate", record.candidate.label)
+            try:
+                return on_device.counted(found, device, engine, self.db.folder / artifact.path)
+            except BitfrontError as error:
+                self.db.event("emulate", str(error))
+                return found
+
+        inputs = [artifact.sha256, found, device.name, engine.version(), emulated.version()]
+        return from_json(OnDevice, self.db.cached("emulate", inputs, compute))
 
     def _facts(self) -> dict[str, Any]:
         return {

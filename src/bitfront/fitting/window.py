@@ -15,7 +15,15 @@ from bitfront.fitting.searching import menu_options
 from bitfront.quant.recipes import RECIPES
 from bitfront.record import Budget
 
-__all__ = ["Window"]
+__all__ = ["Window", "fewest_bits"]
+
+
+def fewest_bits(recipes: Iterable[str], searched: BitSearch) -> int:
+    """Return the fewest bits that weights can get, from a recipe or from the search of bits."""
+    widths = [RECIPES[name].bits for name in recipes]
+    if searched.method:
+        widths += menu_options(searched).weight_bits
+    return min(widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,7 @@ class Window:
     @classmethod
     def of(cls, budget: Budget, recipes: Iterable[str], searched: BitSearch) -> Window:
         """Return the window of a budget: networks may get as few bits as a recipe has, or the search of bits."""
-        n_bytes = budget.max_size_bytes
-        widths = [RECIPES[name].bits for name in recipes]
-        if searched.method:
-            widths += menu_options(searched).weight_bits
-        bits = min(widths)
+        n_bytes, bits = budget.max_size_bytes, fewest_bits(recipes, searched)
         return cls(None if n_bytes is None else 8 * n_bytes / bits, budget.min_score, budget.max_drop)
 
     def too_large(self, n_parameters: float) -> str:

@@ -1,8 +1,9 @@
-"""What a plan costs on a device: flash, RAM, instructions, cycles, milliseconds on a neural processor; from the bits alone.
+"""What a plan costs on a device, from the bits alone: flash, RAM, instructions, cycles, milliseconds.
 
 Flash and RAM are counted; instructions, cycles and milliseconds are *modelled* (:mod:`bitfront.quant.instructions`,
-:data:`PROCESSORS`, :data:`NPU` say how well). All but the RAM are sums over tensors or nodes. One :class:`Costs` a graph: it counts the graph once, then tells
-the costs of thousands of plans a second, one by one or as an array of genomes.
+:data:`PROCESSORS` and :data:`NPU` say how well). All but the RAM are sums over tensors or nodes. One :class:`Costs` a
+graph: it counts the graph once, then tells the costs of thousands of plans a second, one by one or as an array of
+genomes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bitfront.quant import instructions
 from bitfront.quant.plan import Plan
 from bitfront.quant.recipes import moves_values
 
-__all__ = ["NPU", "PROCESSORS", "Bits", "Costs", "Npu", "Processor", "bits_of"]
+__all__ = ["BOARDS", "NPU", "PROCESSORS", "Bits", "Costs", "Npu", "Processor", "bits_of"]
 
 Bits = Mapping[str, int] | ArrayLike
 """Tensor name -> bits; or bits in the order of ``Costs.genes``, ``(genes,)`` or ``(n, genes)``."""
@@ -94,6 +95,10 @@ PROCESSORS: Mapping[str, Processor] = MappingProxyType(
     }
 )  # fmt: skip
 """Processor by name; cycles of one image."""
+
+
+BOARDS: Mapping[str, Processor | Npu] = MappingProxyType({**PROCESSORS, "stm32n6": NPU})
+"""Board -> what models its time."""
 
 
 def bits_of(plan: Plan) -> dict[str, int]:
@@ -175,16 +180,23 @@ class Costs:
             known = instructions.prices(core)
             self._priced[key] = instructions.table(self._graph, known, even=rounding == "half_even")
         priced, widths = self._priced[key], self._widths(bits)
-        layers = self._layer_nodes
-        others = np.delete(priced, layers, axis=0)[:, 0, 0].sum()
-        weight = np.minimum(widths[..., self._layer_weights], 16)
-        return np.asarray(priced[layers, self._ways(widths), weight].sum(-1) + others, np.float64)
+        weights = np.zeros((*widths.shape[:-1], len(priced)), np.int64)
+        weights[..., self._layer_nodes] = np.minimum(widths[..., self._layer_weights], 16)
+        return np.asarray(priced[np.arange(len(priced)), self._ways(widths), weights].sum(-1), np.float64)
+
+    def latency_ms(self, bits: Bits, board: str) -> Values:
+        """Return the modelled milliseconds of one image on one of :data:`BOARDS`. Raises UsageError for others."""
+        if board not in BOARDS:
+            raise unknown_name("board", board, BOARDS)
+        model = BOARDS[board]
+        if isinstance(model, Npu):
+            return self.npu_ms(bits)
+        return np.asarray(self.cycles(bits, model) / model.clock_hz * 1e3, np.float64)
 
     def ways(self, bits: Bits) -> Mapping[str, str]:
-        """Return how every layer is computed under one plan: node -> a name of ``instructions.PREPARED``."""
-        ways = self._ways(self._widths(bits))
-        names = [self._graph.nodes[i].name for i in self._layer_nodes]
-        return {name: instructions.PREPARED[way] for name, way in zip(names, ways.tolist(), strict=True)}
+        """Return how every node is computed under one plan: its output -> a name of ``instructions.WAYS``."""
+        ways = self._ways(self._widths(bits)).tolist()
+        return {n.output: instructions.WAYS[way] for n, way in zip(self._graph.nodes, ways, strict=True)}
 
     def npu_ms(self, bits: Bits) -> Values:
         """Return the modelled milliseconds of one image on an STM32N6; :data:`NPU` says how well.
@@ -203,9 +215,10 @@ class Costs:
         return np.asarray(self._weight_sums * np.exp2(weight + source - 2.0) >= WIDE_ACCUMULATOR)
 
     def _ways(self, widths: Widths) -> NDArray[np.intp]:
-        """Return how every layer is computed, as an index into ``instructions.PREPARED``."""
-        wide, source = self._wide(widths), widths[..., self._layer_inputs]
-        return np.where(wide, 2, np.where(source <= 8, 0, 1))
+        """Return how every node is computed, as an index into ``instructions.WAYS``."""
+        found = np.where(widths[..., self._sources] <= 8, 0, 1)
+        found[..., self._layer_nodes] += self._wide(widths) * (2 - found[..., self._layer_nodes])
+        return found
 
     # --- bits of every tensor ----------------------------------------------------------------------------------------
     def _widths(self, bits: Bits) -> Widths:
@@ -271,9 +284,11 @@ class Costs:
     def _count_products(self, graph: Graph) -> None:
         layers = [n for n in graph.nodes if n.op in ("conv", "dense") and n.inputs[1] in graph.constants]
         weights = [graph.constants[n.inputs[1]] for n in layers]
-        self._layer_nodes = np.array([i for i, n in enumerate(graph.nodes) if n in layers], np.intp)
+        names = {n.output for n in layers}
+        self._layer_nodes = np.array([i for i, n in enumerate(graph.nodes) if n.output in names], np.intp)
         self._layer_weights = self._positions([n.inputs[1] for n in layers])
         self._layer_inputs = self._positions([n.inputs[0] for n in layers])
+        self._sources = self._positions([n.inputs[0] for n in graph.nodes])
         self._layer_kinds = [_kind(n, w.shape) for n, w in zip(layers, weights, strict=True)]
         self._weight_sizes = np.array([w.size for w in weights], np.float64)
         self._weight_sums = np.array([_relative_sum(w) for w in weights], np.float64)

@@ -10,7 +10,7 @@ from bitfront.record import Record
 from bitfront.report import tables
 from bitfront.report.data import ReportData
 
-__all__ = ["card_view", "commands"]
+__all__ = ["card_view", "commands", "device_facts"]
 
 
 def commands(data: ReportData, record: Record, *, inside: bool = False) -> list[tuple[str, str]]:
@@ -43,6 +43,25 @@ def card_view(data: ReportData, record: Record) -> dict[str, Any]:
     }
 
 
+def device_facts(r: Record) -> Iterable[tuple[str, str]]:
+    """What a file takes on the run's device, where that is not this computer."""
+    there = r.on_device
+    if there is None:
+        return
+    on = f" on {there.device}"
+    linked = f"; linked: {there.linked_bytes:,} bytes" if there.linked_bytes is not None else ""
+    yield f"Flash{on}", f"{there.flash_bytes:,} bytes{linked}"
+    yield f"RAM{on}", f"{there.ram_bytes:,} bytes"
+    if there.instructions is not None:
+        counted = f", counted: {there.counted_instructions:,}" if there.counted_instructions is not None else ""
+        yield f"Instructions of an image{on}", f"modelled: {there.instructions:,.0f}{counted}"
+    if there.latency_ms is not None:
+        yield f"Latency{on}", f"{tables.milliseconds(there.latency_ms)} ms, modelled"
+    yield "How well that is known", there.residual
+    if there.counted_with:
+        yield "Counted with", there.counted_with
+
+
 def _facts(r: Record) -> Iterable[tuple[str, str]]:
     for name, metrics in (("val", r.val), ("test", r.test)):
         if metrics is not None:
@@ -59,6 +78,7 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
         yield "Size", tables.size(r.artifact.size_bytes)
     if r.candidate.plan:
         yield "Flash", tables.size(r.flash_bytes)
+    yield from device_facts(r)
     yield "Parameters", tables.count(r.parameters)
     yield "MACs", tables.count(r.macs)
     yield "RAM, activations", tables.size(r.peak_bytes)

@@ -8,7 +8,7 @@ from bitfront.contracts import InputContract, Metrics, OutputContract
 from bitfront.errors import one_line
 from bitfront.record import Record
 from bitfront.report import tables
-from bitfront.report.candidate_view import commands
+from bitfront.report.candidate_view import commands, device_facts
 from bitfront.report.data import ReportData
 from bitfront.report.series import checks
 from bitfront.report.table_files import escaped
@@ -142,6 +142,7 @@ def _cost(r: Record) -> list[str]:
         ("RAM for activations, peak", tables.size(r.peak_bytes)),
         ("RAM of a process that runs it, peak added", tables.size(r.ram_bytes)),
     ]
+    pairs += device_facts(r)
     if m is not None:
         p90 = f", p90 {tables.milliseconds(m.p90)}" if m.p90 is not None else ""
         pairs += [

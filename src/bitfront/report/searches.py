@@ -70,6 +70,8 @@ class Cost:
 COSTS = {
     "flash": ("Flash", "kB", 1e-3),
     "ram": ("RAM", "kB", 1e-3),
+    "instructions": ("Instructions, modelled", "M", 1e-6),
+    "modelled_latency": ("Latency, modelled", "ms", 1.0),
     "cycles": ("Cycles", "M", 1e-6),
     "npu": ("NPU", "ms", 1.0),
 }

@@ -288,8 +288,12 @@ def checks(data: ReportData, record: Record) -> tuple[Check, ...]:
     if budget.max_latency_ms is not None:
         found.append(_at_most("latency", latency_ms(record), budget.max_latency_ms))
     if budget.max_size_bytes is not None:
-        size = None if record.artifact is None else float(record.artifact.size_bytes)
-        found.append(_at_most("size", size, budget.max_size_bytes))
+        size = None if record.artifact is None else record.artifact.size_bytes
+        name, size = ("flash", record.on_device.flash_bytes) if record.on_device else ("size", size)
+        found.append(_at_most(name, None if size is None else float(size), budget.max_size_bytes))
+    if budget.max_ram_bytes is not None:
+        ram = record.on_device.ram_bytes if record.on_device else record.peak_bytes
+        found.append(_at_most("ram", None if ram is None else float(ram), budget.max_ram_bytes))
     floor = score_floor(data)
     if floor is not None:
         score = score_of(record)

@@ -12,6 +12,7 @@ from bitfront.quant.plan import Plan
 from bitfront.store import atomic_write
 
 if TYPE_CHECKING:
+    from bitfront.measure.emulated import Frame
     from bitfront.runtimes.c_session import CSession
     from bitfront.runtimes.c_tree import Description
 
@@ -77,6 +78,22 @@ class CFixed:
         from bitfront.runtimes import c_tree
 
         return c_tree.describe(path).flash_bytes
+
+    def footprint(self, path: Path) -> tuple[int, int]:
+        """Return the bytes of a file's constants in flash, and of its arena and stack in RAM. Raises DataError."""
+        from bitfront.runtimes import c_tree
+
+        return c_tree.footprint(path)
+
+    def emulate(self, path: Path, core: str) -> tuple[Frame, int]:
+        """Return a run on one of :data:`bitfront.measure.emulated.CORES`, and the flash that the linker tells.
+
+        Raises DataError for damaged files, DeviceError when there is no emulator or the codes are not the reference's.
+        """
+        from bitfront.measure.emulated import CORES
+        from bitfront.runtimes import c_emulated
+
+        return c_emulated.count(path, CORES[core])
 
     def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
         """Return how to feed and read a ``.zip`` file, which says so itself. Raises DataError for damaged files."""

@@ -34,6 +34,7 @@ __all__ = [
     "describe",
     "expected",
     "facts",
+    "footprint",
     "pattern",
     "read",
     "sources",
@@ -145,6 +146,15 @@ def describe(path: Path) -> Description:
         output, flash_bytes = from_json(OutputContract, described["output"]), int(described["flash_bytes"])
         return Description(contract, output, task=task, n_classes=n, flash_bytes=flash_bytes)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def footprint(path: Path) -> tuple[int, int]:
+    """Return the bytes of constants, and those of arena and stack, as the manifest says. Raises DataError."""
+    described = _manifest(_unzipped(path), path)
+    try:
+        return int(described["flash_bytes"]), int(described["arena_bytes"]) + int(described["stack_bytes"])
+    except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path) from error
 
 

@@ -216,10 +216,17 @@ def nearest_miss(
 def _misses(record: Record, budget: Budget, float_score: float | None) -> list[tuple[float, str]]:
     """Return (relative excess, text) of each limit that is broken."""
     latency_ms = record.latency.value if record.latency else None
-    size_kb = record.artifact.size_bytes / 1000 if record.artifact else None
+    there = record.on_device
+    size_bytes = record.artifact.size_bytes if record.artifact else None
+    size_bytes, what = (there.flash_bytes, "flash") if there else (size_bytes, "size")
+    size_kb = None if size_bytes is None else size_bytes / 1000
+    ram_bytes = there.ram_bytes if there else record.peak_bytes
+    ram_kb = None if ram_bytes is None else ram_bytes / 1000
     score = record.val.values.get(record.val.score) if record.val else None
     max_kb = None if budget.max_size_bytes is None else budget.max_size_bytes / 1000
-    found = [_above("latency", latency_ms, budget.max_latency_ms, "ms"), _above("size", size_kb, max_kb, "kB")]
+    max_ram_kb = None if budget.max_ram_bytes is None else budget.max_ram_bytes / 1000
+    found = [_above("latency", latency_ms, budget.max_latency_ms, "ms"), _above(what, size_kb, max_kb, "kB")]
+    found.append(_above("RAM", ram_kb, max_ram_kb, "kB"))
     if budget.min_score is not None:
         found.append(_below("score", score, budget.min_score))
     if budget.max_drop is not None and float_score is not None:

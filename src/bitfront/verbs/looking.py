@@ -104,6 +104,7 @@ def doctor(folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "runtimes": {name: _runtime(name) for name in names("runtime")},
         "torch": _torch(),
+        "emulator": _emulator(),
         "system": _system(),
         "free_bytes": _free_bytes(folder),
         "limits": _limits(),
@@ -127,6 +128,16 @@ def _torch() -> dict[str, Any]:
         return {"missing": f"{reason}: pip install 'bitfront[torch]'", "consequence": "only .onnx files can be used"}
     cuda = bool(torch.cuda.is_available())
     return {"version": str(torch.__version__), "cuda": torch.cuda.get_device_name(0) if cuda else None}
+
+
+def _emulator() -> dict[str, str]:
+    """What runs C for microcontrollers here."""
+    from bitfront.measure import emulated
+
+    missing = emulated.missing()
+    if not missing:
+        return {"version": emulated.version()}
+    return {"missing": missing, "consequence": "instructions on a Cortex-M are modelled, not counted"}
 
 
 def _system() -> Mapping[str, Any]:
