@@ -270,6 +270,8 @@ def test_boxes_are_drawn_in_the_colour_of_their_class() -> None:
     assert (drawn[120:180, 80:120] == 128).all()
     assert (image == 128).all()
     assert TASK.draw(image, Prediction(), info) is image
+    same = replace(p, boxes=p.boxes[[0, 0]])
+    assert TASK.draw(image, same, info)[150, 50].tolist() == [0, 250, 0], "the best box is not on top"
 
 
 def test_tiny_pictures_are_enlarged() -> None:

@@ -153,6 +153,14 @@ def test_matches_by_hand() -> None:
     assert m.truths.tolist() == [2]
 
 
+def test_of_equal_overlaps_the_last_true_box_is_taken() -> None:
+    """As COCO does: the first found box lies between both, the second one on the first true box."""
+    truth = (np.array([[0, 0, 10, 10], [4, 0, 14, 10]], float), np.zeros(2, int), np.zeros(2, bool))
+    found = (np.array([[2, 0, 12, 10], [0, 0, 10, 10.0]]), np.array([0.9, 0.8]), np.zeros(2, int))
+    assert match(truth, found, 1).hit[0].tolist() == [True, True]
+    np.testing.assert_allclose(ours([truth], [found], 1), pycocotools([truth], [found], 1), atol=1e-12)
+
+
 # --- the meter -------------------------------------------------------------------------------------------------------
 def sample(boxes: list, labels: list[int], name: str = "a.png", ignored: list[bool] | None = None) -> Sample:
     return Sample(
