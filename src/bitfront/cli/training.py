@@ -159,8 +159,9 @@ def train(
         "epochs": epochs,
         "learning_rate": learning_rate,
     }  # a configuration file means float trainings
+    usual = "quantized" if under.given and not under.delayed else _usual_preset(given["model"], model_options.task)
     options = _train_options(
-        preset or ("quantized" if under.given and not under.delayed else "default"),
+        preset or usual,
         {**given, **(of_float if under.given else shared.fill(**of_float))},
         schedule=schedule,
         patience=patience,
@@ -313,6 +314,15 @@ def _train_options(preset: str, given: dict[str, Any], **more: Any) -> Any:
     if "time_limit_seconds" in chosen:
         chosen["time_limit_seconds"] = units.seconds(chosen["time_limit_seconds"], "--time")
     return replace(training.preset(preset), **chosen)
+
+
+def _usual_preset(model: str | None, task: str | None) -> str:
+    """Return the preset of the task that a model is for, where it has one of its own."""
+    from bitfront.train.options import PRESETS
+    from bitfront.verbs.opening import task_of
+
+    asked = task or (task_of(model) if model else "")
+    return asked if asked in PRESETS else "default"
 
 
 def _epochs(progress: Progress, n: int, delay: int) -> Any:

@@ -224,10 +224,10 @@ class Explorer:
             raise DataError(
                 f"'{config.data}' has no train part", hint="--retrain never exports given weights as they are"
             )
-        n_train = len(self.shop.parts.get("train", ()))
-        epochs = usual_epochs(config, n_train)
+        n_train, task = len(self.shop.parts.get("train", ())), self.shop.opened.task.name
+        epochs = usual_epochs(config, n_train, task)
         augment = self.shop.opened.info.augment
-        options = train_options(config, n_train, epochs, augment=augment) if trainings else None
+        options = train_options(config, n_train, epochs, augment=augment, task=task) if trainings else None
         limit, ways = config.budget.time_s, request.ways
 
         def compute() -> Forecast:
@@ -333,7 +333,7 @@ class Explorer:
         fine = given is not None if start is None else start[0].family == architecture.family
         epochs = max(1, math.ceil(scale * forecast.epochs * (job.share if fine else 1.0)))
         n_train, augment = len(self.shop.parts["train"]), self.shop.opened.info.augment
-        options = train_options(self.config, n_train, epochs, augment=augment)
+        options = train_options(self.config, n_train, epochs, augment=augment, task=self.shop.opened.task.name)
         if self.config.budget.time_s is not None and architecture.id in forecast.train_s:
             limit_s = SLACK * scale * forecast.train_s[architecture.id]
             options = replace(options, time_limit_seconds=round(limit_s, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,16 @@ def _answer(
         batch, originals = next(batches.evaluation([sample], record.artifact.input, 1))
         sizes = [(s.image.shape[0], s.image.shape[1]) for s in originals]
         artifact = record.artifact
-        return opened.task.predict(session.run(batch.images), artifact.output, sizes, artifact.input)[0]
+        outputs = session.run(batch.images)
+        found: Prediction = _shown(opened).predict(outputs, artifact.output, sizes, artifact.input)[0]
+        return found
     finally:
         session.close()
+
+
+def _shown(opened: Opened) -> Any:
+    """The task, as its answers are shown to people."""
+    return opened.task.shown() if hasattr(opened.task, "shown") else opened.task
 
 
 def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -> dict[str, NDArray[np.uint8]]:
@@ -131,6 +139,8 @@ def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -
     if any(answer.label is not None for answer in answers.values()):
         classes = {"label": Prediction(label=sample.label), **answers}
         return panels | {name: opened.task.draw(small, answer, info) for name, answer in classes.items()}
+    if any(answer.boxes is not None for answer in answers.values()):
+        return panels | _boxed(sample, answers, opened)
     masks = {"label": sample.mask, **{name: answer.mask for name, answer in answers.items()}}
     for name, mask in masks.items():
         if mask is not None:
@@ -140,6 +150,23 @@ def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -
         differs = images.resize((first != last).astype(np.uint8), small.shape[:2], "nearest")
         panels["difference"] = _marked(small, differs)
     return panels
+
+
+def _boxed(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -> dict[str, NDArray[np.uint8]]:
+    """Return the picture with the labelled boxes, and with those of every answer."""
+    place = {label: i for i, label in enumerate(opened.info.objects)}
+    truth = Prediction(
+        boxes=sample.boxes,
+        labels=None if sample.labels is None else np.array([place[int(i)] for i in sample.labels], np.int64),
+    )
+    small = _small(sample.image)
+    factor = np.float32(small.shape[0] / sample.image.shape[0])
+    return {
+        name: opened.task.draw(
+            small, replace(answer, boxes=None if answer.boxes is None else answer.boxes * factor), opened.info
+        )
+        for name, answer in {"label": truth, **answers}.items()
+    }
 
 
 def _small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,8 +17,9 @@ from bitfront.sources import Source
 
 __all__ = ["Job", "distance", "nearest", "schedule", "train_options", "usual_epochs"]
 
-SEEN_IMAGES = 8000
-"""Training images, repeats counted, that a training from scratch looks at when nothing is said."""
+SEEN_IMAGES = {"detection": 24000}
+USUAL_SEEN = 8000
+"""Training images, repeats counted, that a training from scratch looks at when nothing is said, by task and else."""
 MIN_EPOCHS, MAX_EPOCHS = 6, 100
 FINE_SHARE = 0.4
 """Epochs of a training that starts from weights, relative to one from scratch; the more the further their size is,
@@ -106,21 +107,26 @@ def distance(a: tuple[int, int], b: tuple[int, int]) -> float:
     return abs(math.log(a[0] * a[1] / (b[0] * b[1])))
 
 
-def usual_epochs(config: Config, n_train: int) -> int:
-    """Return the epochs of a training from scratch."""
-    seen = SEEN_IMAGES * EFFORTS[config.effort].epochs
+def usual_epochs(config: Config, n_train: int, task: str = "") -> int:
+    """Return the epochs of a training from scratch; boxes take more of them than label maps."""
+    seen = SEEN_IMAGES.get(task, USUAL_SEEN) * EFFORTS[config.effort].epochs
     return config.epochs or int(np.clip(round(seen / max(n_train, 1)), MIN_EPOCHS, MAX_EPOCHS))
 
 
-def train_options(config: Config, n_train: int, epochs: int, *, augment: str = "light") -> Any:
-    """Return the :class:`bitfront.train.options.TrainOptions` of one training; ``augment`` is what suits the data."""
-    from bitfront.train.options import TrainOptions
+def train_options(config: Config, n_train: int, epochs: int, *, augment: str = "light", task: str = "") -> Any:
+    """Return the :class:`bitfront.train.options.TrainOptions` of one training.
 
-    return TrainOptions(
+    ``augment`` is what suits the data; a ``task`` may have a preset of its own.
+    """
+    from bitfront.train.options import PRESETS, TrainOptions
+
+    usual = PRESETS.get(task, TrainOptions(rate=RATE))
+    return replace(
+        usual,
         epochs=epochs,
         batch_size=min(config.batch_size or BATCH_SIZE, max(1, n_train)),
-        rate=config.learning_rate or RATE,
+        rate=config.learning_rate or usual.rate,
         validate_every=max(1, epochs // N_VALIDATIONS),
-        augment=config.augment or augment,
+        augment=config.augment or usual.augment or augment,
         score=config.score,
     )

@@ -8,7 +8,7 @@ without its background.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Detection", "objects"]
+
+
+SHOWN_CONFIDENCE, SHOWN_IOU = 0.25, 0.45
+"""Confidence and overlap of boxes in pictures, as detectors of the YOLO family take them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,10 @@ class Detection:
         shown = [""] * len(at) if scores is None else [f" {100 * float(s):.0f} %" for s in scores]
         names = [info.classes[i] + score for i, score in zip(at, shown, strict=True)]
         return draw_boxes(image, boxes, names, [(int(r), int(g), int(b)) for r, g, b in palette[at]])
+
+    def shown(self) -> Detection:
+        """Return the task as boxes are shown to people: the sure ones, one class each."""
+        return replace(self, confidence=SHOWN_CONFIDENCE, iou=SHOWN_IOU, multi_label=False)
 
     def _prediction(self, found: Candidates, size: tuple[int, int], fed: InputContract, suppressed: bool) -> Prediction:
         if suppressed:

@@ -80,7 +80,14 @@ PRESETS: Mapping[str, TrainOptions] = {
     ),
     "quantized": TrainOptions(epochs=8, rate=1e-3),
     "detection": TrainOptions(
-        epochs=100, rate=2e-3, end_rate=2e-5, warmup_steps=100, weight_decay=5e-4, ema=0.998, validate_every=5
+        epochs=100,
+        rate=2e-3,
+        end_rate=2e-5,
+        warmup_steps=100,
+        weight_decay=5e-4,
+        ema=0.998,
+        validate_every=5,
+        augment="detection",
     ),
 }
 """Whole set-ups by name. ``thesis_000`` is the one that Q-Seg1 and Q-Seg2 were trained with on Cityscapes; images of
