@@ -176,9 +176,11 @@ class Head:
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     """Width and height of each anchor of each level: pixels of the input; of ``ssd`` shares of it."""
     layout: str = "bkn"
-    """``bkn``, or ``bnk`` for files that put the places first."""
+    """``bkn``; ``bnk`` for files that put the places first; ``maps`` for ``(b, anchors * k, rows, columns)``."""
     unit: float = 1.0
     """Pixels of the input in one unit of ``decoded`` and ``boxes``; 0: shares of its width and height."""
+    ids: tuple[int, ...] = ()
+    """The number that ``boxes`` gives each class, where they do not count from 0; other numbers are no box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,7 @@ class Model(Protocol):
     A family may say more: ``usual_size``, the (height, width) that it is used at when nobody says another (256x256);
     ``any_size``, false where it takes no other; ``usual_preprocess``, how it wants to be fed (a key of
     :data:`bitfront.feeding.PREPROCESS`; ``imagenet``); ``usual_fit``, ``letterbox`` or ``stretch`` (the usual);
+    ``usual_resize``, its kernel of :func:`bitfront.images.resize` (``bilinear``);
     ``head``, a property of detectors: the :class:`Head` of a network with these options.
     """
 

@@ -35,7 +35,7 @@ def feed(
         color="y" if channels == 1 else "rgb",
         mean=_floats(data.get("mean"), mean),
         std=_floats(data.get("std"), std),
-        resize=str(info.preprocess.get("resize", IMAGENET.resize)),
+        resize=str(info.preprocess.get("resize", getattr(family, "usual_resize", IMAGENET.resize))),
         fit=getattr(family, "usual_fit", IMAGENET.fit),
     )
 

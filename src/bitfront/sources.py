@@ -37,7 +37,7 @@ from bitfront.weights import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Source", "open_data", "open_model"]
+__all__ = ["Source", "describe_file", "open_data", "open_model"]
 
 FOREIGN_SIZE = (512, 512)
 """Size of a checkpoint that does not say what it was trained at."""
@@ -232,6 +232,7 @@ class _Request:
     settings: Mapping[str, Any]
     weights: Path | None
     preprocess: str
+    decoder: str = ""
 
 
 def open_model(
@@ -242,6 +243,7 @@ def open_model(
     settings: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     preprocess: str = "",
+    decoder: str = "",
 ) -> Source:
     """Open MODEL for a task on data with these classes.
 
@@ -252,6 +254,7 @@ def open_model(
         settings: options of the model and ``resolution`` ``(height, width)``.
         weights: a checkpoint, or a folder of them, for catalogue models and factories.
         preprocess: a key of :data:`PREPROCESS`, for models that do not say how they want to be fed.
+        decoder: how another's file codes boxes, where its outputs' shapes do not say.
 
     Raises:
         UsageError: unknown names or options, or code of the user's that does not load.
@@ -264,7 +267,7 @@ def open_model(
             raise UsageError(f"'{key}' has several values", hint="only `fit` takes several: choose one here")
     if preprocess and preprocess not in PREPROCESS:
         raise unknown_name("preprocessing", preprocess, PREPROCESS)
-    opened = _opened(_Request(text, task, info, chosen, weights, preprocess))
+    opened = _opened(_Request(text, task, info, chosen, weights, preprocess, decoder))
     return replace(opened, input=opened.contract(tuple(size)), sized=True) if size else opened
 
 
@@ -384,9 +387,12 @@ def _from_checkpoint(path: Path, request: _Request) -> Source:
 def _from_file(path: Path, request: _Request, runtime: str) -> Source:
     if request.settings:
         raise UsageError(f"'{path}' is fixed, and '{next(iter(request.settings))}' cannot be changed")
-    found = load("runtime", runtime)().describe(path, preprocess=request.preprocess, info=request.info)
-    if found.output.classes and len(found.output.classes) != len(request.info.classes):
-        ours, theirs = _listed(request.info.classes), _listed(found.output.classes)
+    found = describe_file(path, runtime, request.preprocess, request.info, request.decoder)
+    known = request.info.classes
+    if found.output.head is not None:
+        known = tuple(known[i] for i in request.info.objects)
+    if found.output.classes and len(found.output.classes) != len(known):
+        ours, theirs = _listed(known), _listed(found.output.classes)
         raise DataError(
             f"'{path}' answers with {theirs}, and '{request.info.name}' has {ours}",
             hint="choose data with the same classes",
@@ -403,6 +409,16 @@ def _from_file(path: Path, request: _Request, runtime: str) -> Source:
         digest=digest_file(path),
         notes=tuple(found.notes),
     )
+
+
+def describe_file(
+    path: Path, runtime: str, preprocess: str = "", info: DataInfo | None = None, decoder: str = ""
+) -> Any:
+    """Return how a runtime says that a file is fed and read. Raises UsageError, DataError."""
+    engine = load("runtime", runtime)()
+    if decoder and "decoder" not in inspect.signature(engine.describe).parameters:
+        raise UsageError(f"'{path}' says itself how it is read, not by --decoder {decoder}", hint="leave --decoder out")
+    return engine.describe(path, preprocess=preprocess, info=info, **({"decoder": decoder} if decoder else {}))
 
 
 def _listed(classes: tuple[str, ...]) -> str:

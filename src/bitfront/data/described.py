@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitfront.class_names import COCO_CLASSES
 from bitfront.contracts import IGNORE, DataInfo
-from bitfront.data.coco_classes import COCO_CLASSES
 from bitfront.data.files import (
     PARTS,
     FileDataset,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bitfront.class_names import VOC_CLASSES
 from bitfront.contracts import DataInfo
 from bitfront.data.files import PARTS, FileDataset, Labels, Pair, is_file, read_list, require_folder
 from bitfront.errors import DataError
 
 __all__ = ["CLASSES", "Voc"]
 
-CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+CLASSES = ("background", *VOC_CLASSES)
 LISTS = Path("ImageSets/Segmentation")
 
 

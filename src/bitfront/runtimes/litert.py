@@ -98,11 +98,13 @@ class LiteRt:
 
         return litert_session.LiteRtSession(path, threads, self.kernels)
 
-    def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
+    def describe(
+        self, path: Path, *, preprocess: str = "", info: DataInfo | None = None, decoder: str = ""
+    ) -> Description:
         """Return how to feed and read a ``.tflite`` file; see :func:`bitfront.runtimes.litert_foreign.describe`."""
         from bitfront.runtimes import litert_foreign
 
-        return litert_foreign.describe(path, preprocess, info)
+        return litert_foreign.describe(path, preprocess, info, decoder)
 
     def count(self, path: Path) -> tuple[int, int, dict[str, int]]:
         """Return parameters, multiply-accumulates and operators of a file. Raises DataError."""

@@ -27,8 +27,10 @@ import numpy as np
 
 from bitfront.contracts import DataInfo, InputContract, OutputContract
 from bitfront.errors import DataError, UsageError, unknown_name
-from bitfront.runtimes import litert_file
+from bitfront.runtimes import detector_outputs, litert_file
+from bitfront.runtimes.detector_outputs import Read
 from bitfront.runtimes.litert_file import Layer, Model, TensorFacts
+from bitfront.runtimes.litert_session import LiteRtSession
 
 __all__ = ["Description", "describe"]
 
@@ -65,13 +67,14 @@ class Description:
     """How many it tells apart; 0 where it does not say."""
 
 
-def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> Description:
+def describe(path: Path, preprocess: str = "", info: DataInfo | None = None, decoder: str = "") -> Description:
     """Return how to feed and read a TFLite file: what bitfront wrote into it, else what its graph says.
 
     Args:
         path: the file.
         preprocess: ``imagenet``, ``unit`` (p / 255), ``signed`` (p / 127.5 - 1) or ``raw`` (0..255), for float inputs.
         info: the data, whose description may say how images are normalized; asked when ``preprocess`` is empty.
+        decoder: how a detector's outputs are read, where their shapes do not say (:mod:`.detector_outputs`).
 
     Raises:
         UsageError: unknown ``preprocess``, or a float input of which nothing says how it is to be fed.
@@ -83,12 +86,20 @@ def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> 
     if model.input is not None and model.output is not None:
         unused = f"{path.name} says how it is fed; --preprocess {preprocess} is not used"
         n_axes = len(model.tensors[model.outputs[0]].shape)
-        task = "classification" if n_axes < 3 else "segmentation"
+        task = "detection" if model.output.head else "classification" if n_axes < 3 else "segmentation"
         output = replace(model.output, layout="nchw")
         return Description(
             model.input, output, (unused,) if preprocess else (), task=task, n_classes=len(output.classes)
         )
     contract = _sized(model, path)
+    boxes = _boxes(model, path, contract, decoder, info)
+    if boxes is not None:
+        contract = replace(contract, fit=boxes.fit)
+        contract, notes = _normalized(
+            model, contract, preprocess, {"resize": boxes.resize}, path.name, boxes.preprocess
+        )
+        notes = (*notes, f"{path.name}: {boxes.note}")
+        return Description(contract, boxes.output, notes, task="detection", n_classes=len(boxes.output.classes))
     contract, notes = _normalized(model, contract, preprocess, dict(info.preprocess) if info else {}, path.name)
     output, more, task, n_classes = _output(model, path)
     return Description(contract, output, (*notes, *more), task=task, n_classes=n_classes)
@@ -112,8 +123,8 @@ def _sized(model: Model, path: Path) -> InputContract:
 
 
 # --- the input -------------------------------------------------------------------------------------------------------
-def _normalized(
-    model: Model, contract: InputContract, preprocess: str, data: dict[str, Any], name: str
+def _normalized(  # noqa: PLR0917
+    model: Model, contract: InputContract, preprocess: str, data: dict[str, Any], name: str, usual: str = ""
 ) -> tuple[InputContract, tuple[str, ...]]:
     contract = replace(contract, resize=str(data.get("resize", contract.resize)))
     feed = model.tensors[model.inputs[0]]
@@ -131,6 +142,8 @@ def _normalized(
         pair = (_floats(data.get(key, default)) for key, default in (("mean", 0.0), ("std", 1.0)))
         return _with(contract, *pair), (f"{name}: normalized as the data's description says",)
     chosen, why = _concluded(model, feed)
+    if not chosen and usual:
+        chosen, why = usual, "as such detectors are"
     if not chosen:
         raise UsageError(
             f"'{name}' takes float images, and nothing in it says of which range",
@@ -191,6 +204,23 @@ def _floats(value: Any) -> tuple[float, ...]:
 
 
 # --- the output ------------------------------------------------------------------------------------------------------
+def _boxes(model: Model, path: Path, contract: InputContract, decoder: str, info: DataInfo | None) -> Read | None:
+    """How boxes are read, where the outputs may be boxes: then a black image is run."""
+    names = [model.tensors[i].name for i in model.outputs]
+    shape = model.tensors[model.outputs[0]].shape
+    size = (contract.height, contract.width)
+    if not decoder and detector_outputs.four_outputs(names) is None:
+        empty = np.zeros(shape if len(shape) != 4 else (shape[0], shape[3], *shape[1:3]), np.float32)
+        if detector_outputs.recognise(names, empty, size, info=info) is None:
+            return None
+    session = LiteRtSession(path)
+    try:
+        values = session.run(np.zeros((1, contract.channels, *size), np.float32))
+    finally:
+        session.close()
+    return detector_outputs.recognise(names, values, size, decoder=decoder, info=info, path=str(path))
+
+
 def _output(model: Model, path: Path) -> tuple[OutputContract, tuple[str, ...], str, int]:
     """Read-out, notes, task and number of classes, by the first output's type and shape."""
     out, name = model.tensors[model.outputs[0]], path.name

@@ -14,7 +14,15 @@ from bitfront.errors import DataError
 from bitfront.graph.ir import Graph, Node
 from bitfront.images import require_values
 from bitfront.quant.plan import Plan
-from bitfront.runtimes import litert_engine, litert_exactness, litert_file, litert_model, litert_probe, litert_writer
+from bitfront.runtimes import (
+    detector_outputs,
+    litert_engine,
+    litert_exactness,
+    litert_file,
+    litert_model,
+    litert_probe,
+    litert_writer,
+)
 from bitfront.runtimes.litert_engine import Engine
 from bitfront.runtimes.litert_tensors import SHIFT
 
@@ -41,6 +49,8 @@ class LiteRtSession:
                 f"'{path}' takes {feed.dtype} of shape {list(feed.shape)}, not images",
                 hint="its one input must have four axes and be float32, float16, uint8, int8 or int16",
             )
+        names = [self._model.tensors[i].name for i in self._model.outputs]
+        self._four = detector_outputs.four_outputs(names) if self._model.facts is None else None
         self._nhwc = self._model.input is not None or feed.shape[3] in _IMAGE_CHANNELS
         if self._model.facts is None:
             litert_probe.probe(self._model.data, str(path))
@@ -54,10 +64,10 @@ class LiteRtSession:
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Run normalized float32 ``(b, c, h, w)`` images; returns the values of the first output.
 
+        The four outputs of TensorFlow's detectors come as one (:func:`.detector_outputs.joined`).
         Raises DataError when the images do not fit the file, or are no values but pixels.
         """
-        place = self._model.outputs[0]
-        parts = [self._value(values[0], place) for values in self._run(self._engine, images)]
+        parts = [self._answer(values) for values in self._run(self._engine, images)]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def trace(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -119,6 +129,11 @@ class LiteRtSession:
             steps += np.float32(facts.zero_point[0])
             feeds = np.clip(steps, limits.min, limits.max, out=steps).astype(self._dtype)
         return np.ascontiguousarray(feeds.transpose(0, 2, 3, 1) if self._nhwc else feeds, self._dtype)
+
+    def _answer(self, values: list[NDArray[Any]]) -> NDArray[Any]:
+        if self._four is None:
+            return self._value(values[0], self._model.outputs[0])
+        return detector_outputs.joined(*(self._value(values[i], self._model.outputs[i]) for i in self._four.places))
 
     def _value(self, codes: NDArray[Any], place: int) -> NDArray[Any]:
         """Return what the first output stands for; class indices stay what they are."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 import bitfront
 from bitfront.contracts import DataInfo, InputContract, OutputContract
 from bitfront.errors import DataError, UsageError, one_line, unknown_name
-from bitfront.runtimes import onnx_file
+from bitfront.runtimes import detector_outputs, onnx_file
+from bitfront.runtimes.detector_outputs import Read
 from bitfront.runtimes.onnx_session import OnnxSession
 from bitfront.store import atomic_write
 
@@ -78,17 +79,19 @@ class Description:
     """What a file with an answer of this shape does: maps, or one answer for an image (``classification``)."""
 
 
-def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> Description:
+def describe(path: Path, preprocess: str = "", info: DataInfo | None = None, decoder: str = "") -> Description:
     """Return how to feed and read an ONNX file: what bitfront wrote into it, else what its graph says.
 
     Args:
         path: the file.
         preprocess: ``imagenet`` (mean and std), ``unit`` (p / 255), ``signed`` (p / 127.5 - 1), ``raw`` (0..255).
         info: the data, whose description may say how images are normalized; asked when ``preprocess`` is empty.
+        decoder: how a detector's outputs are read, where their shapes do not say (:mod:`.detector_outputs`).
 
     Raises:
-        UsageError: unknown ``preprocess``.
-        DataError: damaged files, files whose first input is no image, or whose output is no map.
+        UsageError: unknown ``preprocess`` or ``decoder``.
+        DataError: damaged files, files whose first input is no image, or whose output is neither a map, a class nor
+            boxes.
     """
     if preprocess and preprocess not in PRESETS:
         raise unknown_name("preprocessing", preprocess, PRESETS)
@@ -96,14 +99,39 @@ def describe(path: Path, preprocess: str = "", info: DataInfo | None = None) -> 
     known = onnx_file.contract_of(model, path)
     if known is not None:
         unused = f"{path.name} says how it is fed; --preprocess {preprocess} is not used"
-        task = "classification" if _is_flat(model) else "segmentation"
+        task = "detection" if known[1].head else "classification" if _is_flat(model) else "segmentation"
         return Description(known[0], known[1], (unused,) if preprocess else (), task=task)
     contract, any_size = _sized(model, path)
+    values = _answer(path, contract)
+    outputs, size = [output.name for output in model.graph.output], (contract.height, contract.width)
+    boxes = detector_outputs.recognise(outputs, values, size, decoder=decoder, info=info, path=str(path))
+    if boxes is not None:
+        return _detector(model, contract, boxes, preprocess, any_size, path.name)
     contract, notes = _normalized(contract, preprocess, dict(info.preprocess) if info else {}, path.name)
     if any_size:
         notes = (*notes, f"{path.name} takes any size; fed at {contract.height}x{contract.width}")
-    output, more, task = _output(model, path, contract)
+    output, more, task = _output(model, path, contract, values)
     return Description(contract, output, (*notes, *more), any_size, task)
+
+
+def _detector(  # noqa: PLR0917
+    model: onnx.ModelProto, contract: InputContract, boxes: Read, preprocess: str, any_size: bool, name: str
+) -> Description:
+    """How a detector's file is fed and read."""
+    size = boxes.size if any_size else (contract.height, contract.width)
+    contract = replace(contract, height=size[0], width=size[1], fit=boxes.fit)
+    usual = "raw" if _scales_first(model) else boxes.preprocess
+    contract, notes = _normalized(contract, preprocess, {"resize": boxes.resize}, name, usual)
+    if any_size:
+        notes = (*notes, f"{name} takes any size; fed at {size[0]}x{size[1]}")
+    return Description(contract, boxes.output, (*notes, f"{name}: {boxes.note}"), any_size, "detection")
+
+
+def _scales_first(model: onnx.ModelProto) -> bool:
+    """Whether the network begins with arithmetic on pixels: it normalizes them itself."""
+    feed = _feed(model)
+    first = next((node for node in model.graph.node if feed in node.input), None)
+    return first is not None and first.op_type in ("Mul", "Div", "Sub")
 
 
 def export(  # noqa: PLR0917
@@ -170,7 +198,7 @@ def _sized(model: onnx.ModelProto, path: Path) -> tuple[InputContract, bool]:
 
 
 def _normalized(
-    contract: InputContract, preprocess: str, data: dict[str, Any], name: str
+    contract: InputContract, preprocess: str, data: dict[str, Any], name: str, usual: str = "imagenet"
 ) -> tuple[InputContract, tuple[str, ...]]:
     n = contract.channels
     contract = replace(contract, resize=str(data.get("resize", contract.resize)))
@@ -181,9 +209,10 @@ def _normalized(
     if not preprocess and ("mean" in data or "std" in data):
         mean, std = (_repeated(data.get(key, default), n) for key, default in (("mean", 0.0), ("std", 1.0)))
         return replace(contract, mean=mean, std=std), (f"{name}: normalized as the data's description says",)
-    chosen = preprocess or "imagenet"
+    chosen = preprocess or usual
     mean, std = GREY if chosen == "imagenet" and n == 1 else PRESETS[chosen]
-    why = "as asked" if preprocess else "assumed; --preprocess unit|signed|raw otherwise"
+    others = "|".join(name for name in PRESETS if name != chosen)
+    why = "as asked" if preprocess else f"assumed; --preprocess {others} otherwise"
     return replace(contract, mean=_repeated(mean, n), std=_repeated(std, n)), (f"{name}: {chosen} input ({why})",)
 
 
@@ -198,21 +227,26 @@ def _is_flat(model: onnx.ModelProto) -> bool:
     return bool(kind.HasField("shape")) and len(kind.shape.dim) < 3
 
 
-def _output(model: onnx.ModelProto, path: Path, contract: InputContract) -> tuple[OutputContract, tuple[str, ...], str]:
-    """Read-out and task by what the first output is; its shape is that of a run on a black image."""
+def _answer(path: Path, contract: InputContract) -> NDArray[Any]:
+    """Run the file on a black image."""
     session = OnnxSession(path)
     try:
-        black = np.zeros((1, contract.channels, contract.height, contract.width), np.float32)
-        values = session.run(black)
+        return session.run(np.zeros((1, contract.channels, contract.height, contract.width), np.float32))
     finally:
         session.close()
+
+
+def _output(
+    model: onnx.ModelProto, path: Path, contract: InputContract, values: NDArray[Any]
+) -> tuple[OutputContract, tuple[str, ...], str]:
+    """Read-out and task by what the first output is, as on a black image."""
     task = "classification" if values.ndim < 3 or values.shape[2:] == (1, 1) else "segmentation"
     size = values.shape[1:3] if values.ndim == 3 or contract.layout == "nhwc" else values.shape[2:4]
     is_map = values.ndim in (3, 4) and size[0] * contract.width == size[1] * contract.height
     if task == "segmentation" and not is_map:
         raise DataError(
             f"'{path}' gives {values.shape}, neither a map nor a class",
-            hint="segmentation needs (batch, classes, h, w), classification (batch, classes)",
+            hint="segmentation needs (batch, classes, h, w), classification (batch, classes); boxes: --decoder",
         )
     if values.dtype.kind in "iub":
         note = f"{path.name}: integer output, taken as labels"

@@ -14,7 +14,7 @@ from bitfront.errors import DataError, DeviceError, one_line
 from bitfront.graph.ir import Graph
 from bitfront.images import require_values
 from bitfront.quant.plan import Plan
-from bitfront.runtimes import onnx_file
+from bitfront.runtimes import detector_outputs, onnx_file
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,14 +54,19 @@ class OnnxSession:
         self._batch = feed.shape[0] if isinstance(feed.shape[0], int) else None
         self._layout = known[0].layout if known else onnx_file.layout(feed.shape)
         self._scale, self._zero = (known[0].scale, known[0].zero_point) if known else (1.0, 0)
-        self._output = self._engine.get_outputs()[0].name
+        names = [output.name for output in self._engine.get_outputs()]
+        four = None if known else detector_outputs.four_outputs(names)
+        self._outputs = [names[i] for i in four.places] if four else names[:1]
 
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Run normalized float32 ``(b, c, h, w)`` images; returns the first output as the file has it.
 
+        The four outputs of TensorFlow's detectors come as one (:func:`.detector_outputs.joined`).
+
         Raises DataError when the images do not fit the file, or are no values but pixels.
         """
-        return self._run(self._engine, images, [self._output])[0]
+        values = self._run(self._engine, images, self._outputs)
+        return values[0] if len(values) == 1 else detector_outputs.joined(*values)
 
     def trace(self, images: NDArray[np.float32], optimized: bool = True) -> dict[str, NDArray[Any]]:
         """Return every inner tensor that the file names: codes of quantized tensors (as the plan has them, wherever

@@ -73,11 +73,13 @@ class OpenVino:
 
         return openvino_session.OpenVinoSession(path, threads)
 
-    def describe(self, path: Path, *, preprocess: str = "", info: DataInfo | None = None) -> Description:
+    def describe(
+        self, path: Path, *, preprocess: str = "", info: DataInfo | None = None, decoder: str = ""
+    ) -> Description:
         """Return how to feed and read an ``.onnx`` file; see :func:`bitfront.runtimes.onnx_foreign.describe`."""
         from bitfront.runtimes import onnx_foreign
 
-        return onnx_foreign.describe(path, preprocess, info)
+        return onnx_foreign.describe(path, preprocess, info, decoder)
 
     def export_foreign(  # noqa: PLR0917
         self,

@@ -53,7 +53,7 @@ def candidates(
 ) -> list[Candidates]:
     """Return the candidates of each image of a batch, in no order.
 
-    ``outputs`` is ``(b, k, n)`` (or ``(b, n, k)``, see the head's layout). With ``multi_label`` a place stands for
+    ``outputs`` is ``(b, k, n)``, or what the head's layout says. With ``multi_label`` a place stands for
     every class above the confidence, else for its best one. Raises UsageError without a head, DataError for outputs
     that do not fit it.
     """
@@ -62,10 +62,21 @@ def candidates(
     head, size = output.head, (fed.height, fed.width)
     if head.kind not in KINDS:
         raise unknown_name("kind of head", head.kind, KINDS)
-    raw = np.asarray(outputs, np.float32)
-    raw = raw.transpose(0, 2, 1) if head.layout == "bnk" else raw
+    raw = _ordered(np.asarray(outputs, np.float32), head)
     _check(raw, head, len(output.classes), size)
     return [KINDS[head.kind](one, head, size, confidence, multi_label) for one in raw]
+
+
+def _ordered(raw: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Bring outputs of any layout to ``(b, k, n)``."""
+    if head.layout == "bnk" and raw.ndim == 3:
+        return raw.transpose(0, 2, 1)
+    if head.layout == "maps" and raw.ndim == 4:
+        b, numbers, rows, columns = raw.shape
+        n_anchors = max(1, len(head.anchors[0]) if head.anchors else 1)
+        each = raw[:, : numbers // n_anchors * n_anchors].reshape(b, n_anchors, -1, rows * columns)
+        return each.transpose(0, 2, 3, 1).reshape(b, each.shape[2], -1)
+    return raw
 
 
 def corners(centers: NDArray[np.float32], sides: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -122,7 +133,13 @@ def _decoded(raw: NDArray[np.float32], head: Head, size: tuple[int, int], least:
 
 def _boxes(raw: NDArray[np.float32], head: Head, size: tuple[int, int], least: float, multi: bool) -> Candidates:
     v = raw[:, (raw[4] > least) & (raw[5] >= 0) & np.isfinite(raw).all(axis=0)]
-    return Candidates(v[:4].T * _pixels(head, size), v[4], np.rint(v[5]).astype(np.int64))
+    labels = np.rint(v[5]).astype(np.int64)
+    if head.ids:
+        table = np.full(max(head.ids) + 2, -1, np.int64)
+        table[list(head.ids)] = np.arange(len(head.ids))
+        labels = table[np.minimum(labels, len(table) - 1)]
+        v, labels = v[:, labels >= 0], labels[labels >= 0]
+    return Candidates(v[:4].T * _pixels(head, size), v[4], labels)
 
 
 Kind = Callable[[NDArray[np.float32], Head, tuple[int, int], float, bool], Candidates]

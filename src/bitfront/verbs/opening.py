@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitfront.class_names import named_classes, usual_names
 from bitfront.contracts import DataInfo, Dataset, Part, Session, Task
 from bitfront.errors import DataError, UsageError
 from bitfront.images import require_values
 from bitfront.registry import load, names, runtime_of
 from bitfront.scan import scan
-from bitfront.sources import Source, open_data, open_model
+from bitfront.sources import Source, describe_file, open_data, open_model
 from bitfront.weights import SUFFIXES, family_of, recognise
 
 if TYPE_CHECKING:
@@ -58,19 +59,19 @@ def open_task(name: str) -> Task:
     return task
 
 
-def task_of(model: str, info: DataInfo | None = None) -> str:
+def task_of(model: str, info: DataInfo | None = None, decoder: str = "") -> str:
     """Return the task that MODEL is for, of those that the data has labels for; the data's first where it says nothing.
 
     Raises DataError for files that cannot be used.
     """
     if info and len(info.tasks) == 1:
         return info.tasks[0]
-    own = _tasks_of(model)
+    own = _tasks_of(model, decoder)
     shared = [name for name in (info.tasks if info else own) if not own or name in own]
     return (shared or list(own) or ["segmentation"])[0]
 
 
-def _tasks_of(model: str) -> tuple[str, ...]:
+def _tasks_of(model: str, decoder: str) -> tuple[str, ...]:
     """Tasks that a model names: its family's, its checkpoint's, or by the shape of what its file answers."""
     path = Path(model).expanduser()
     if model in names("model"):
@@ -84,7 +85,7 @@ def _tasks_of(model: str) -> tuple[str, ...]:
         named = read_header(path).get("task") if path.suffix == ".safetensors" else None
         return (str(named),) if named else tuple(getattr(family_of(recognise(path).model), "tasks", ()))
     if path.is_file() and (reader := runtime_of(path)):
-        return (str(_answer(path, reader).task),)
+        return (str(_answer(path, reader, decoder).task),)
     return ()
 
 
@@ -97,23 +98,40 @@ def open_both(
     settings: Mapping[str, Any] | None = None,
     preprocess: str = "",
     weights: Path | str | None = None,
+    labels: str = "",
+    decoder: str = "",
 ) -> Opened:
-    """Open MODEL and DATA for each other; without DATA the classes are those that the model names.
+    """Open MODEL and DATA for each other; without DATA the classes are those that the model names, or ``labels``.
+
+    ``labels`` is ``coco``, ``voc``, a file with one name a line, or ``a,b,c``; ``decoder`` says how another's detector
+    is read (:mod:`bitfront.runtimes.detector_outputs`) where its outputs do not.
 
     Raises UsageError, DataError.
     """
     dataset = None if data is None else open_data(data, reader)
-    chosen = open_task(task or task_of(model, dataset.info if dataset else None))
-    info = dataset.info if dataset else replace(info_of(model, settings or {}), tasks=(chosen.name,))
+    if dataset is not None and labels:
+        raise UsageError("DATA names the classes, so --labels cannot", hint="leave one of them out")
+    chosen = open_task(task or task_of(model, dataset.info if dataset else None, decoder))
+    if dataset is not None:
+        info = dataset.info
+    else:
+        info = replace(info_of(model, settings or {}, chosen.name, labels, decoder), tasks=(chosen.name,))
     if chosen.name not in info.tasks:
         raise UsageError(f"'{info.name}' has no labels for {chosen.name}", hint=f"it serves {', '.join(info.tasks)}")
     place = Path(weights) if weights else None
-    source = open_model(model, task=chosen, info=info, settings=settings, weights=place, preprocess=preprocess)
+    source = open_model(
+        model, task=chosen, info=info, settings=settings, weights=place, preprocess=preprocess, decoder=decoder
+    )
     return Opened(chosen, source, info, dataset)
 
 
-def info_of(model: str, settings: Mapping[str, Any]) -> DataInfo:
-    """Return the classes that a model is for, as far as it says: its ``classes`` setting, its file, its default."""
+def info_of(model: str, settings: Mapping[str, Any], task: str = "", labels: str = "", decoder: str = "") -> DataInfo:
+    """Return the classes that a model is for: ``labels``, else as far as it says: its ``classes`` setting, its file,
+    its default. Raises UsageError for ``labels`` that cannot be read.
+    """
+    if labels:
+        named = named_classes(labels)
+        return DataInfo(Path(model).stem or model, named, background=None if task == "detection" else _rest(named))
     path = Path(model).expanduser()
     classes: tuple[str, ...] = ()
     count, told = settings.get("classes", 0), 0
@@ -121,26 +139,37 @@ def info_of(model: str, settings: Mapping[str, Any]) -> DataInfo:
         from bitfront.train.checkpoints import read_header
 
         classes = tuple(read_header(path).get("classes", ()))
+        if not classes and task == "detection":
+            told = int(recognise(path).options.get("classes", 0))
     elif path.is_file() and (reader := runtime_of(path)):
-        found = _answer(path, reader)
+        found = _answer(path, reader, decoder)
         classes, told = tuple(found.output.classes), int(getattr(found, "n_classes", 0))
     elif not count and model in names("model"):
         from bitfront.weights import require_torch
 
         require_torch()
         count = load("model", model)().classes
+    if not classes and task == "detection":
+        classes = usual_names(count if isinstance(count, int) and count > 0 else max(told, 1))
+    if task == "detection" and classes[0] != "background":
+        return DataInfo(path.stem or model, classes)
     if not classes:
         n = count if isinstance(count, int) and count > 1 else max(told, 2)
         classes = ("background", "object") if n == 2 else tuple(f"class_{i}" for i in range(n))
-    background = 0 if len(classes) == 2 or classes[0] == "background" else None
+    background = _rest(classes)
     if count == len(classes) > 1:
         background = None  # as many channels as classes: none of them is the rest
     return DataInfo(path.stem or model, classes, background=background)
 
 
-def _answer(path: Path, runtime: str) -> Any:
+def _rest(classes: tuple[str, ...]) -> int | None:
+    """The class that is not an object, as names tell."""
+    return 0 if len(classes) == 2 or classes[0] == "background" else None
+
+
+def _answer(path: Path, runtime: str, decoder: str = "") -> Any:
     """Describe a file for what it answers, which does not depend on how it is fed."""
-    return load("runtime", runtime)().describe(path, preprocess="unit")
+    return describe_file(path, runtime, "unit", decoder=decoder)
 
 
 def choose_part(dataset: Dataset, part: str = "") -> tuple[str, str]:
