@@ -63,14 +63,23 @@ def inspect(
     /,
     *,
     data: Annotated[str | None, Parameter(help="Data that gives the classes, where the model does not.")] = None,
+    device: Annotated[
+        str | None,
+        Parameter(help="What a file takes there: flash, RAM, instructions, time; `bitfront list devices`."),
+    ] = None,
     set_: Set = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
-    """Count a model's parameters, operations and memory at one resolution, batch 1."""
+    """Count a model's parameters, operations and memory at one resolution, batch 1.
+
+    With --device: what a file of fixed-point C, or an 8-bit file, takes on a microcontroller or a neural processor.
+    """
     from bitfront.record import to_json
     from bitfront.verbs.inspecting import inspect as count
 
+    if device is not None:
+        return _on_board(required(shared.fill(model=model)["model"], "MODEL"), device)
     found = count(
         required(shared.fill(model=model)["model"], "MODEL"),
         data=data,
@@ -93,3 +102,24 @@ def inspect(
     ]
     data_ = to_json(found)
     return Answer({**data_, "size": data_["resolution"]}, [table((found.name, f">{found.kind}"), rows)])
+
+
+def _on_board(path: str, device: str) -> Answer:
+    from bitfront.measure import emulated
+    from bitfront.record import to_json
+    from bitfront.verbs.boards import on_board
+
+    found = on_board(path, device)
+    rows: list[tuple[str, Any]] = [("flash, program estimated from above", f"{found.flash_bytes:,} bytes")]
+    if found.linked_bytes is not None:
+        rows.append(("flash, linked", f"{found.linked_bytes:,} bytes"))
+    rows.append(("RAM", f"{found.ram_bytes:,} bytes"))
+    for text, n in (("modelled", found.instructions), ("counted", found.counted_instructions)):
+        if n is not None:
+            rows.append((f"instructions of an image, {text}", f"{n:,.0f}"))
+    if found.latency_ms is not None:
+        rows.append(("latency, modelled", f"{found.latency_ms:.3g} ms"))
+    lines: list[Any] = [table((path, f">{device}"), rows), found.residual]
+    if found.instructions is not None and found.counted_instructions is None:
+        lines.append(f"instructions are not counted: {emulated.missing()}")
+    return Answer(to_json(found), lines)

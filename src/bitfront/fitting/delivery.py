@@ -266,6 +266,7 @@ def manifest(record: Record, facts: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": {part: {"score": m.score, "values": m.values, "n": m.n} for part, m in scores.items()},
         "definitions": next((dict(m.definitions) for m in scores.values()), {}),
         "latency": to_json(replace(record.latency, samples=())) if record.latency else None,
+        "on_device": to_json(record.on_device) if record.on_device else None,
         "candidate": {"id": record.id, **to_json(record.candidate)},
         **json.loads(json.dumps(to_json(facts))),
     }

@@ -257,7 +257,7 @@ class Check:
     """One limit of the budget against one record."""
 
     name: str
-    """``latency``, ``size`` or ``score``."""
+    """``latency``, ``size``, ``flash``, ``RAM`` or ``score``."""
     value: float | None
     """ms, bytes or a score in [0, 1]; ``None`` when not measured."""
     limit: float
@@ -293,7 +293,7 @@ def checks(data: ReportData, record: Record) -> tuple[Check, ...]:
         found.append(_at_most(name, None if size is None else float(size), budget.max_size_bytes))
     if budget.max_ram_bytes is not None:
         ram = record.on_device.ram_bytes if record.on_device else record.peak_bytes
-        found.append(_at_most("ram", None if ram is None else float(ram), budget.max_ram_bytes))
+        found.append(_at_most("RAM", None if ram is None else float(ram), budget.max_ram_bytes))
     floor = score_floor(data)
     if floor is not None:
         score = score_of(record)

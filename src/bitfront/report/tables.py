@@ -195,6 +195,8 @@ def front(data: ReportData) -> Table:
         *([Column(f"val {metric}, %", numeric=True)] if has_test else []),
         Column("latency, ms", numeric=True),
         Column("time to float", numeric=True),
+        Column("modelled latency, ms", numeric=True),
+        Column("instructions, M", numeric=True),
         Column("flash, kB", numeric=True),
         Column("size, kB", numeric=True),
         Column("RAM, kB", numeric=True),
@@ -220,16 +222,35 @@ def _front_row(data: ReportData, n: int, r: Record, base: Record | None, has_tes
         *([Cell(percent(score_of(r)), score_of(r))] if has_test else []),
         Cell(milliseconds(latency_ms(r)), latency_ms(r), note=f"p90 {milliseconds(p90)}" if p90 is not None else ""),
         _ratio_cell(r),
+        *_device_cells(r),
         _flash_cell(data, r),
         Cell(kilobytes(_bytes(r)), _bytes(r)),
-        Cell(kilobytes(r.ram_bytes), r.ram_bytes),
+        _ram_cell(r),
         verified(r),
     )
 
 
 def _flash_cell(data: ReportData, r: Record) -> Cell:
     """Empty in runs without plans: there the file says it."""
+    if r.on_device is not None:
+        n, linked = r.on_device.flash_bytes, r.on_device.linked_bytes
+        return Cell(kilobytes(linked or n), linked or n, note="" if linked else "program estimated")
     return Cell(kilobytes(r.flash_bytes), r.flash_bytes) if data.has_plans else Cell(NONE)
+
+
+def _device_cells(r: Record) -> tuple[Cell, Cell]:
+    """Modelled latency; instructions as they were counted, else modelled."""
+    there = r.on_device
+    ms, counted, modelled = (there.latency_ms, there.counted_instructions, there.instructions) if there else [None] * 3
+    n = counted or modelled
+    shown = Cell(NONE) if n is None else Cell(number(n / 1e6), n, note="" if counted else "modelled")
+    return Cell(milliseconds(ms), ms), shown
+
+
+def _ram_cell(r: Record) -> Cell:
+    """Of arena and stack on a device; else what the file adds to a process."""
+    n = r.on_device.ram_bytes if r.on_device else r.ram_bytes
+    return Cell(kilobytes(n), n)
 
 
 def _ratio_cell(r: Record) -> Cell:

@@ -182,7 +182,7 @@ def _noise_of(record: Record) -> float:
 def _limit(check: Check) -> dict[str, Any]:
     if check.name == "score":
         text = f"{tables.percent(check.value)} %, at least {tables.percent(check.limit)} %"
-    elif check.name == "size":
+    elif check.name in ("size", "flash", "RAM"):
         text = f"{tables.size(check.value)} of {tables.size(check.limit)}"
     else:
         text = f"{tables.milliseconds(check.value)} ms of {check.limit:g} ms"
@@ -192,7 +192,7 @@ def _limit(check: Check) -> dict[str, Any]:
         missed = f"{100 * (check.limit - check.value):.2f} points short"
     else:
         missed = "not measured" if math.isinf(check.excess) else f"{100 * check.excess:.0f} % over"
-    name = {"score": "val score", "size": "size", "latency": "latency"}[check.name]
+    name = "val score" if check.name == "score" else check.name
     return {"name": name, "text": text, "met": check.met, "missed": missed}
 
 
@@ -219,27 +219,45 @@ def _tiles(record: Record, base: Record | None, *, has_plans: bool) -> list[dict
             "before": f"{tables.milliseconds(latency_ms(base))} ms" if base and base.latency else "",
             "detail": _join(p90, where),
         },
+        *_device_tiles(record),
         {
             "name": "Flash",
-            "value": tables.size(record.flash_bytes if has_plans else None),
+            "value": tables.size(record.flash_bytes if has_plans and not record.on_device else None),
             "before": tables.size(base.flash_bytes) if base and base.flash_bytes else "",
             "detail": "weights, biases and tables, packed at the bits of the plan",
         },
         {
             "name": "File size",
-            "value": tables.size(record.artifact.size_bytes if record.artifact else None),
+            "value": tables.size(record.artifact.size_bytes if record.artifact and not record.on_device else None),
             "before": tables.size(base.artifact.size_bytes) if base and base.artifact else "",
             "detail": _join(record.candidate.runtime, record.candidate.recipe),
         },
         {
             "name": "RAM",
-            "value": tables.size(record.ram_bytes),
+            "value": tables.size(None if record.on_device else record.ram_bytes),
             "before": tables.size(base.ram_bytes) if base and base.ram_bytes else "",
             "detail": f"peak added to a process; live activations {tables.size(record.peak_bytes)}",
         },
         {"name": "Verified", "before": "", **_verified(agreement)},
     ]
     return [tile for tile in tiles if not tile["value"].startswith(tables.NONE)]
+
+
+def _device_tiles(record: Record) -> list[dict[str, str]]:
+    """What a file takes on the run's device, where that is not this computer."""
+    there = record.on_device
+    if there is None:
+        return []
+    linked, counted = there.linked_bytes, there.counted_instructions
+    found = [
+        ("Flash", tables.size(linked or there.flash_bytes), "linked" if linked else "program estimated from above"),
+        ("RAM", tables.size(there.ram_bytes), "arena and stack"),
+    ]
+    if (n := counted or there.instructions) is not None:
+        found.append(("Instructions", f"{tables.number(n / 1e6)} M", "an image, counted" if counted else "modelled"))
+    if there.latency_ms is not None:
+        found.append(("Latency, modelled", f"{tables.milliseconds(there.latency_ms)} ms", there.residual))
+    return [{"name": a, "value": b, "before": "", "detail": _join(there.device, c)} for a, b, c in found]
 
 
 def _verified(agreement: Agreement | None) -> dict[str, str]:

@@ -20,11 +20,13 @@ from bitfront.contracts import InputContract, OutputContract
 from bitfront.errors import DataError
 from bitfront.graph import files
 from bitfront.graph.ir import Graph
+from bitfront.quant import instructions
+from bitfront.quant.costs import PROCESSORS, Costs, bits_of
 from bitfront.quant.plan import Plan
 from bitfront.record import SCHEMA, from_json, to_json
 from bitfront.runtimes import c_project
 from bitfront.runtimes.c_source import Written, kernels, write
-from bitfront.simulate import reference
+from bitfront.simulate import fixed_point, reference
 from bitfront.store import atomic_write
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "expected",
     "facts",
     "footprint",
+    "modelled",
     "pattern",
     "read",
     "sources",
@@ -83,6 +86,7 @@ def tree(  # noqa: PLR0917
         "scratch_limit_bytes": scratch_bytes,
         "streamed": bool(written.program.window_bytes),
         **facts(written),
+        **modelled(graph, plan),
     }
     found[MANIFEST] = json.dumps(described, indent=1, sort_keys=True) + "\n"
     made = {name: text.encode() for name, text in found.items()}
@@ -109,6 +113,22 @@ def facts(written: Written) -> dict[str, Any]:
         "stack_bytes": STACK_BYTES,
         "stack": "estimated from above",
     }
+
+
+def modelled(graph: Graph, plan: Plan) -> dict[str, Any]:
+    """Return what the manifest says of instructions and times, and how well they are known."""
+    costs, bits, rounding = Costs(graph), bits_of(plan), fixed_point.rounding_of(plan)
+    counted = {}
+    for core in instructions.cores():
+        known = instructions.prices(core)
+        n = round(float(costs.instructions(bits, core, rounding=rounding)))
+        counted[core] = {"instructions": n, "program_bytes": known.program_bytes, "residual": known.residual}
+    boards = {
+        name: {"ms": round(float(costs.latency_ms(bits, name)), 4), "residual": board.residual, "source": board.source}
+        for name, board in PROCESSORS.items()
+    }
+    told = "of one image; program_bytes: flash beside the constants, from above; counted: `bitfront inspect --device`"
+    return {"modelled": {"cores": counted, "boards": boards, "what": told}}
 
 
 def zipped(made: Mapping[str, bytes], name: str) -> bytes:
