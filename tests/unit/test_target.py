@@ -1,0 +1,99 @@
+"""A run for a microcontroller: what the device settles, what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitfront.device import Device
+from bitfront.errors import BudgetError, UsageError
+from bitfront.fitting.config import BitSearch, Config
+from bitfront.fitting.target import for_device, least_bytes
+from bitfront.graph.builder import Builder
+from bitfront.measure import on_device
+from bitfront.pipeline import fit, plan_search
+from bitfront.quant.costs import Costs
+from bitfront.quant.plan import Plan
+from bitfront.record import Artifact, Budget, Candidate, OnDevice, Record
+from bitfront.registry import load
+from bitfront.search.front import violations
+
+M7: Device = load("device", "cortex_m7")
+H7: Device = load("device", "stm32h7")
+HOST: Device = load("device", "host")
+
+
+def test_a_device_settles_what_is_not_said() -> None:
+    settled = for_device(Config(bits=BitSearch("surrogate")), M7)
+    assert (settled.runtime, settled.objectives) == ("c_fixed", ("score", "instructions", "flash"))
+    assert (settled.bits.costs, settled.bits.rounding) == (("flash", "instructions"), "half_up")
+    host = for_device(Config(bits=BitSearch("surrogate")), HOST)
+    assert (host.runtime, host.objectives) == ("onnxruntime", ("score", "latency", "size"))
+    assert (host.bits.costs, host.bits.rounding) == (("flash",), "")
+    said = Config(runtime="x", objectives=("score",), bits=BitSearch("surrogate", costs=("ram",), rounding="half_even"))
+    settled = for_device(said, M7)
+    assert (settled.runtime, settled.objectives, settled.bits) == (said.runtime, said.objectives, said.bits)
+
+
+def test_the_memory_of_a_board_is_a_limit() -> None:
+    budget = for_device(Config(budget=Budget(max_size_bytes=1 << 22, max_ram_bytes=1000)), H7).budget
+    assert (budget.max_size_bytes, budget.max_ram_bytes) == (2 << 20, 1000)
+    assert for_device(Config(), HOST).budget == Budget()
+
+
+def test_costs_that_a_device_does_not_have() -> None:
+    with pytest.raises(UsageError, match="'modelled_latency': nothing models the time on cortex_m7"):
+        for_device(Config(objectives=("score", "modelled_latency")), M7)
+    with pytest.raises(UsageError, match="'instructions': no instructions are counted on host"):
+        for_device(Config(bits=BitSearch("surrogate", costs=("instructions",))), HOST)
+    with pytest.raises(UsageError, match="unknown cost of a bit search"):
+        plan_search("tiny", "conveyor", bits=BitSearch("surrogate", costs=("watts",)), device="cortex_m4")
+
+
+def test_what_a_network_takes_at_least() -> None:
+    b = Builder()
+    weight = b.constant("w", np.ones((4, 3, 3, 3)), "weight")
+    window = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "groups": 1, "clip": None}
+    x = b.node("conv", "c", [b.input("x", (1, 3, 8, 8)), weight], **window)
+    assert least_bytes(b.build([x]), 3) == (-(-108 * 3 // 8), 3 * 64 + 4 * 64)
+
+
+@pytest.mark.parametrize(
+    ("budget", "what"), [(Budget(max_size_bytes=2000), "of flash"), (Budget(max_ram_bytes=2000), "of RAM")]
+)
+def test_what_can_never_fit_is_refused_at_once(budget: Budget, what: str, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=f"no network of the space fits 2,000 bytes {what}: the smallest takes"):
+        fit("tiny", "conveyor", budget=budget, settings={"resolution": (64, 64)}, device="cortex_m7", runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_has_its_engines(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cortex_m7 does not run litert"):
+        fit("tiny", "conveyor", runtime="litert", device="cortex_m7", runs=tmp_path)
+
+
+def test_limits_hold_on_the_device() -> None:
+    there = OnDevice("cortex_m7", flash_bytes=70_000, ram_bytes=130_000)
+    artifact = Artifact("a.zip", "c_fixed", "qmn8", 9000, "", None, None)  # type: ignore[arg-type]
+    record = Record(Candidate("m", {}, "qmn8", "c_fixed"), "dominated", artifact=artifact, on_device=there)
+    assert violations(record, Budget(max_size_bytes=64_000, max_ram_bytes=128_000)) == [
+        "flash 70 kB > 64 kB by 9 %",
+        "RAM 130 kB > 128 kB by 2 %",
+    ]
+    assert violations(replace(record, on_device=None, peak_bytes=1), Budget(None, 64_000, max_ram_bytes=128_000)) == []
+
+
+def test_what_is_modelled_says_so() -> None:
+    b = Builder()
+    graph = b.build([b.node("neg", "y", [b.input("x", (1, 1, 4, 4))])])
+    found = on_device.modelled(H7, graph, Plan("none"), (100, 200))
+    assert (found.device, found.ram_bytes, found.latency_ms) == ("stm32h7", 200, 0.0)
+    assert found.flash_bytes > 4000, "the program comes on top"
+    assert found.instructions is not None
+    assert found.residual.count("modelled") == 2
+    assert (found.counted_instructions, found.linked_bytes) == (None, None)
+    npu = on_device.modelled(load("device", "stm32n6"), graph, Plan("none"))
+    assert (npu.instructions, npu.ram_bytes) == (None, int(Costs(graph).ram_bytes({})))
