@@ -28,7 +28,7 @@ def test_the_lamp_blinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             (tmp_path / mark.removeprefix("file: ")).write_text(text)
         elif mark == "python":
             exec(compile(text, PAGE.name, "exec"), {"__name__": "example"})
-        elif mark == "run":
+        elif mark.startswith("run"):
             assert [cli.main(shlex.split(line)[1:]) for line in text.splitlines()] == [0] * len(text.splitlines())
         else:
             done = subprocess.run(["sh", "-ec", text], capture_output=True, text=True, check=False, timeout=300)
