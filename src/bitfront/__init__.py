@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from bitfront.verbs.inspecting import inspect as inspect
     from bitfront.verbs.making import export as export
     from bitfront.verbs.making import quantize as quantize
+    from bitfront.verbs.predicting import predict as predict
     from bitfront.verbs.quantized_training import train_quantized as train_quantized
     from bitfront.verbs.scoring import evaluate as evaluate
-    from bitfront.verbs.scoring import predict as predict
     from bitfront.verbs.statistics import stats as stats
     from bitfront.verbs.training import train as train
 
@@ -44,7 +44,7 @@ _PLACES = {
     "fit": "pipeline",
     "inspect": "verbs.inspecting",
     "open_data": "sources",
-    "predict": "verbs.scoring",
+    "predict": "verbs.predicting",
     "quantize": "verbs.making",
     "resume": "pipeline",
     "search": "pipeline",

@@ -7,13 +7,15 @@ file lock; readers need none.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +26,7 @@ from bitfront.record import to_json
 
 __all__ = [
     "Lines",
+    "append_row",
     "atomic_json",
     "atomic_write",
     "claim",
@@ -31,6 +34,7 @@ __all__ = [
     "io_errors",
     "new_folder",
     "remove_temporaries",
+    "replacing",
     "reserve",
     "write_file",
 ]
@@ -44,11 +48,21 @@ def atomic_write(path: Path, data: bytes) -> None:
 
     Raises SpaceError when the disk is full and UsageError when the folder cannot be written; the old file then stays.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write, which becomes ``path`` when all went well; otherwise what was there stays.
+
+    Raises as :func:`atomic_write`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with io_errors(path):
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
+            with temporary.open("w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -62,6 +76,28 @@ def atomic_write(path: Path, data: bytes) -> None:
 def atomic_json(path: Path, value: Any) -> None:
     """Write plain data or a frozen dataclass as indented JSON, atomically. Raises as :func:`atomic_write`."""
     atomic_write(path, (json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line to a CSV file whose header is the row's keys, written with the first; whole or not at all.
+
+    Processes that add to one file wait for each other. Raises UsageError for a file with another header, SpaceError.
+    """
+    with io_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            old = path.read_bytes() if path.exists() else b""
+            header, line = _csv_line(row), _csv_line(row.values())
+            if old and old.partition(b"\n")[0].strip() != header.strip():
+                raise UsageError(f"{path} has other columns", hint="name a file that does not exist yet")
+            end = b"" if not old or old.endswith(b"\n") else b"\n"
+            atomic_write(path, (old or header) + end + line)
+
+
+def _csv_line(values: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(["" if value is None else value for value in values])
+    return text.getvalue().encode()
 
 
 @contextlib.contextmanager

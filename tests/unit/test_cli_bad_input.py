@@ -152,7 +152,14 @@ def data() -> Iterator[list[str]]:
     for images in ("none", "nothing", "noise.png", "empty.png", "noise.txt", ""):
         yield ["predict", "tiny", images, "--out", "o"]
     yield ["predict", "tiny", "black.png", "--out", "black.png"]
-    yield ["predict", "tiny", "black.png"]
+    yield ["predict", "tiny"]
+    yield ["predict", "tiny", "black.png", "--camera", "0"]
+    yield ["predict", "tiny", "black.png", "--confidence", "0.5"]
+    yield ["predict", "tiny", "black.png", "--labels", "no/such/file.txt"]
+    yield ["predict", "tiny", "--camera", "987"]
+    yield ["predict", "yolo_v5n", "black.png", "--confidence", "25"]
+    yield ["predict", "yolo_v5n", "black.png", "--set", "classes=3", "--labels", "a,b"]
+    yield ["predict", "yolo_v5n", "missing.mp4"]
     for name in ("none", "nothing", "", "../..", "\x00", "noise.txt"):
         yield ["report", name]
         yield ["resume", name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +21,14 @@ from bitfront.cli.options import (
     cache_folder,
     knobs,
     required,
+    whole,
 )
+from bitfront.cli.reading import Reading
 from bitfront.errors import UsageError
 
 __all__ = ["Part", "evaluate", "metrics_data", "metrics_text", "predict"]
 
+Chosen = Annotated[int | None, whole("Choose the images of --limit at random, by this seed.", 0)]
 Part = Annotated[str | None, Parameter(help="train, val or test [default: the last of them that exists].")]
 
 
@@ -68,8 +73,10 @@ def evaluate(
     mask: Annotated[Path | None, Parameter(help="The label map of --image.")] = None,
     score: Annotated[str | None, Parameter(help="Metric that drives a search [default: the task's].")] = None,
     limit: Limit = None,
+    seed: Chosen = None,
     threads: Threads = None,
     set_: Set = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
@@ -91,9 +98,11 @@ def evaluate(
         settings=knobs(set_, shared),
         score=given["score"] or "",
         limit=given["limit"],
+        seed=seed,
         threads=given["threads"] or 1,
         cache=cache_folder(),
         progress=progress,
+        **reading.fill(),
         **model_options.fill(shared),
     )
     progress.clear()
@@ -115,37 +124,91 @@ def evaluate(
 
 def predict(
     model: ModelText = None,
-    images: Annotated[Path | None, Parameter(help="An image, or a folder of them.")] = None,
+    images: Annotated[
+        str | None, Parameter(help="A picture, a folder of them, a video, or the address of a stream (rtsp://...).")
+    ] = None,
     /,
     *,
-    out: Annotated[Path, Parameter(help="Folder for the pictures.")],
-    data: Annotated[str | None, Parameter(help="Data that names the classes, where the model does not.")] = None,
+    camera: Annotated[int | None, whole("A camera of this computer instead, by its number.", 0)] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for pictures, or a video, with what was found.")] = None,
+    save: Annotated[bool, Parameter(help="The same in the folder predictions.", negative=())] = False,
+    show: Annotated[bool, Parameter(help="Show them in a window; a key goes on.", negative=())] = False,
     masks: Annotated[bool, Parameter(help="Write the label maps too, as PNG.", negative=())] = False,
+    report: Annotated[Path | None, Parameter(help="JSON file of model, times, computer and every answer.")] = None,
+    csv: Annotated[Path | None, Parameter(help="Table to which a line is added.")] = None,
+    data: Annotated[str | None, Parameter(help="Data that names the classes, where the model does not.")] = None,
+    limit: Annotated[int | None, whole("At most so many images, evenly apart; of a video, frames.")] = None,
+    seed: Chosen = None,
     threads: Threads = None,
     set_: Set = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
-    """Draw a model's answers over images, with a legend."""
-    from bitfront.verbs.scoring import predict as draw
+    """Ask a model about pictures, videos, streams or a camera.
 
-    given = shared.fill(model=model, threads=threads)
-    if images is None:
-        raise UsageError("IMAGES is missing", hint="give an image or a folder of images")
+    Says what was found, and how long preprocessing, inference and postprocessing take.
+    """
+    from bitfront.verbs.predicting import predict as ask
+
+    given = shared.fill(model=model, limit=limit, threads=threads)
+    if images is None and camera is None:
+        raise UsageError("IMAGES is missing", hint="give a picture, a folder, a video or an address, or --camera 0")
     progress = shared.progress()
-    found = draw(
+    found = ask(
         required(given["model"], "MODEL"),
         images,
         out,
+        camera=camera,
         data=data,
         settings=knobs(set_, shared),
+        save=save,
+        show=show,
         masks=masks,
+        report=report,
+        csv=csv,
+        limit=given["limit"],
+        seed=seed,
         threads=given["threads"] or 1,
         progress=progress,
+        **reading.fill(),
         **model_options.fill(shared),
     )
     progress.clear()
     shared.notes(found.notes)
     files = [str(path) for path in found.files]
-    data_ = {"out": str(found.folder), "files": files, "seconds": found.seconds, "notes": list(found.notes)}
-    return Answer(data_, [f"{len(files)} pictures in {found.folder}"])
+    data_ = {
+        "out": None if found.folder is None else str(found.folder),
+        "files": files,
+        "seconds": found.seconds,
+        "notes": list(found.notes),
+        **found.report,
+    }
+    text = [_found(found.report), *_times(found.times)]
+    return Answer(data_, [*text, *([f"{len(files)} files in {found.folder}"] if found.folder else [])])
+
+
+def _found(report: Mapping[str, Any]) -> str:
+    """What was found, in a line: how many of what."""
+    predictions = report["predictions"]
+    head = f"{len(predictions)} pictures"
+    if report["task"] == "detection":
+        counts = Counter(one["label"] for found in predictions for one in found["detections"])
+    elif report["task"] == "classification":
+        counts = Counter(found["label"] for found in predictions)
+    else:
+        return head
+    return f"{head}: {', '.join(f'{n} {label}' for label, n in counts.most_common()) or 'nothing found'}"
+
+
+def _times(times: Any) -> list[Any]:
+    if times is None:
+        return []
+    parts = {
+        "preprocessing": times.preprocess_ms,
+        "inference": times.inference_ms,
+        "postprocessing": times.postprocess_ms,
+    }
+    rows = [(name, *(f"{v:.2f}" for v in (part.mean, part.median, part.p90))) for name, part in parts.items()]
+    speed = f"{times.fps:.1f} pictures a second, {times.inference_fps:.1f} of inference alone"
+    return [table(("ms", ">mean", ">median", ">p90"), rows), speed]

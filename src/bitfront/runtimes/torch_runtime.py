@@ -81,7 +81,8 @@ class TorchRuntime:
         contract, output = _contracts(path)
         flat = len(graph.tensors[graph.outputs[0]].shape) < 3
         unused = (f"{path.name} says how it is fed; --preprocess {preprocess} is not used",) if preprocess else ()
-        return Description(contract, output, "classification" if flat else "segmentation", unused)
+        task = "detection" if output.head else "classification" if flat else "segmentation"
+        return Description(contract, output, task, unused)
 
 
 class TorchSession:

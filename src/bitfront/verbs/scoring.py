@@ -1,10 +1,10 @@
-"""evaluate and predict."""
+"""evaluate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ from bitfront.contracts import (
     Session,
     Task,
 )
-from bitfront.decode import EXTENSIONS, read_image, read_mask
+from bitfront.decode import read_image, read_mask
 from bitfront.errors import DataError, UsageError
-from bitfront.images import jpeg, png
 from bitfront.sources import Source
-from bitfront.store import atomic_write
+from bitfront.verbs.answering import with_thresholds
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session, untrained, usable_part
 
-__all__ = ["Evaluation", "Pictures", "evaluate", "few_or_all", "predict", "score_file", "score_session"]
+__all__ = ["Evaluation", "chosen", "evaluate", "few_or_all", "score_file", "score_session"]
 
 BATCH_SIZE = 4
 
@@ -64,8 +63,14 @@ def evaluate(
     preprocess: str = "",
     reader: str = "",
     task: str = "",
+    labels: str = "",
+    decoder: str = "",
+    confidence: float | None = None,
+    iou: float | None = None,
+    max_boxes: int | None = None,
     score: str = "",
     limit: int | None = None,
+    seed: int | None = None,
     threads: int = 1,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -85,8 +90,14 @@ def evaluate(
         preprocess: how a file that does not say it wants to be fed: ``imagenet``, ``unit``, ``signed`` or ``raw``.
         reader: reader of the data folder, when it is not recognised.
         task: what is asked of the network.
+        labels: names of classes for ``image`` and ``mask``: ``coco``, ``voc``, a file with one name a line, ``a,b,c``.
+        decoder: how another's detector is read, where its outputs do not say.
+        confidence: boxes with a score above it are found (detection; 0.001).
+        iou: boxes of a class that overlap a better one more than this are dropped (0.6).
+        max_boxes: boxes of an image at most (300).
         score: metric that drives (default: the task's).
-        limit: score at most so many images.
+        limit: score at most so many images, evenly apart.
+        seed: chooses the images of ``limit`` at random.
         threads: threads of the runtime.
         cache: folder that remembers which files were found whole.
         progress: called with a stage, what is done and what there is.
@@ -100,7 +111,12 @@ def evaluate(
     if data is None and image is None:
         raise UsageError("what is the model to be scored on?", hint="give DATA, or --image and --mask")
     start = time.monotonic()
-    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
+    opened = open_both(
+        model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights, labels=labels,
+        decoder=decoder,
+    )  # fmt: skip
+    given = {"confidence": confidence, "iou": iou, "max_boxes": max_boxes}
+    opened = replace(opened, task=with_thresholds(opened.task, given))
     samples: Part
     name, notes = "", [*opened.source.notes, *untrained(opened.source)]
     if image is not None and mask is not None:
@@ -110,7 +126,7 @@ def evaluate(
     else:
         assert opened.dataset is not None
         name, note = choose_part(opened.dataset, part)
-        samples, warnings = few_or_all(opened.dataset, name, limit, cache, progress)
+        samples, warnings = few_or_all(opened.dataset, name, limit, cache, progress, seed)
         notes += [*([note] if note else []), *warnings]
     session = open_session(opened.source, threads)
     notes += getattr(session, "notes", ())
@@ -180,18 +196,30 @@ def _read(task: Task, outputs: Any, source: Source, samples: list[Sample]) -> li
     return task.predict(outputs, source.output, sizes, source.input)
 
 
-def few_or_all(
-    dataset: Dataset, name: str, limit: int | None, cache: Path | None = None, progress: Progress | None = None
+def few_or_all(  # noqa: PLR0917
+    dataset: Dataset,
+    name: str,
+    limit: int | None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    seed: int | None = None,
 ) -> tuple[Part, tuple[str, ...]]:
-    """Return ``limit`` samples of a part, evenly apart so that no scene is favoured, or all that are usable, and notes.
-
-    Raises DataError.
-    """
+    """Return ``limit`` samples of a part, as :func:`chosen`, or all that are usable, and notes. Raises DataError."""
     if limit is None:
         return usable_part(dataset, name, cache=cache, progress=progress)
     part = dataset.part(name)
-    chosen = np.unique(np.linspace(0, len(part) - 1, min(len(part), limit)).astype(int)) if len(part) else ()
-    return [part[int(i)] for i in chosen], ()
+    return [part[i] for i in chosen(len(part), limit, seed)], ()
+
+
+def chosen(n: int, limit: int | None, seed: int | None = None) -> list[int]:
+    """Return which ``limit`` of ``n`` are taken, in order: evenly apart so that no scene is favoured; with a seed, at
+    random.
+    """
+    if limit is None or limit >= n:
+        return list(range(n))
+    if seed is not None:
+        return sorted(int(i) for i in np.random.default_rng(seed).choice(n, limit, replace=False))
+    return [int(i) for i in np.unique(np.linspace(0, n - 1, limit).astype(int))]
 
 
 def _one(image: Path, mask: Path, info: DataInfo) -> list[Sample]:
@@ -214,74 +242,3 @@ def _one(image: Path, mask: Path, info: DataInfo) -> list[Sample]:
             hint="masks hold class indices, 255 = ignore; give DATA for a model that does not name its classes",
         )
     return [Sample(image.name, pixels, mask=labels)]
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """What :func:`predict` wrote."""
-
-    folder: Path
-    files: tuple[Path, ...]
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-
-def predict(
-    model: str,
-    images: Path | str,
-    out: Path | str,
-    *,
-    data: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    weights: Path | str | None = None,
-    preprocess: str = "",
-    reader: str = "",
-    task: str = "",
-    masks: bool = False,
-    threads: int = 1,
-    progress: Progress | None = None,
-) -> Pictures:
-    """Draw a model's answers, with a legend, over one image or every image of a folder (not below it).
-
-    ``data`` gives class names and colours where the model file does not; ``masks`` also writes the label maps as PNG.
-    Raises UsageError, DataError, SpaceError.
-    """
-    start = time.monotonic()
-    files = _image_files(Path(images))
-    opened = open_both(model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights)
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: '{folder}' is a file", hint="name a folder")
-    session = open_session(opened.source, threads)
-    written = []
-    try:
-        for index, path in enumerate(files):
-            sample = Sample(path.name, read_image(path))
-            (batch, originals) = next(iter(batches.evaluation([sample], opened.source.input, 1)))
-            answer = _read(opened.task, session.run(batch.images), opened.source, originals)[0]
-            picture = folder / f"{path.stem}_{path.suffix[1:].lower()}.jpg"
-            written.append(_write(picture, jpeg(opened.task.draw(sample.image, answer, opened.info))))
-            if masks and answer.mask is not None:
-                written.append(_write(picture.with_suffix(".png"), png(answer.mask)))
-            if progress:
-                progress("predict", index + 1, len(files))
-    finally:
-        session.close()
-    return Pictures(folder, tuple(written), time.monotonic() - start, (*opened.source.notes, *untrained(opened.source)))
-
-
-def _image_files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise UsageError(f"no file and no folder '{place}'", hint="check the path")
-    files = sorted(p for p in place.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not files:
-        raise DataError(f"'{place}' holds no images", hint=f"known endings: {', '.join(sorted(EXTENSIONS))}")
-    return files
-
-
-def _write(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, data)
-    return path
