@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from bitfront.errors import BudgetError, UsageError
 from bitfront.fitting.config import BitSearch, Config
 from bitfront.fitting.target import for_device, least_bytes
 from bitfront.graph.builder import Builder
-from bitfront.measure import on_device
+from bitfront.measure import emulated, on_device
 from bitfront.pipeline import fit, plan_search
 from bitfront.quant.costs import Costs
 from bitfront.quant.plan import Plan
 from bitfront.record import Artifact, Budget, Candidate, OnDevice, Record
 from bitfront.registry import load
 from bitfront.search.front import violations
+from bitfront.sources import open_data
+from bitfront.verbs.data import convert
 
 M7: Device = load("device", "cortex_m7")
 H7: Device = load("device", "stm32h7")
@@ -97,3 +100,35 @@ def test_what_is_modelled_says_so() -> None:
     assert (found.counted_instructions, found.linked_bytes) == (None, None)
     npu = on_device.modelled(load("device", "stm32n6"), graph, Plan("none"))
     assert (npu.instructions, npu.ram_bytes) == (None, int(Costs(graph).ram_bytes({})))
+
+
+def test_a_front_for_a_microcontroller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an emulator: files of C alone, costs modelled, the float network beside them."""
+    monkeypatch.setattr(emulated, "missing", lambda: "apt-get install something")
+    run = fit(
+        "tiny", str(converted(tmp_path)), device="cortex_m7",
+        budget=Budget(max_size_bytes=64_000, max_ram_bytes=128_000),
+        settings={"resolution": (32, 32), "width": 0.5}, epochs=1, batch_size=4, runs=tmp_path / "runs",
+    )  # fmt: skip
+    assert run.met
+    assert run.front
+    for member in run.front:
+        there = member.record.on_device
+        assert there is not None
+        assert member.record.candidate.runtime == "c_fixed"
+        assert 4_000 < there.flash_bytes < 64_000
+        assert 32 * 32 * 3 < there.ram_bytes < 128_000
+        assert there.instructions is not None
+        assert there.counted_instructions is None
+        manifest = json.loads((member.model.parent / "manifest.json").read_text())
+        assert manifest["on_device"]["instructions"] == there.instructions
+        assert "modelled" in (member.model.parent / "CARD.md").read_text()
+    (yardstick,) = [r for r in run.records() if r.candidate.recipe == "float32"]
+    assert (yardstick.status, yardstick.reason) == ("dropped", "held against: cortex_m7 has no onnxruntime")
+    assert any("modelled, not counted: apt-get install something" in event.text for event in run.events)
+    assert "Instructions" in (run.path / "report.html").read_text()
+
+
+def converted(folder: Path) -> Path:
+    convert(open_data("conveyor", size=32, n_train=8, n_val=4, n_test=2), folder / "scenes")
+    return folder / "scenes"

@@ -50,7 +50,7 @@ def device_facts(r: Record) -> Iterable[tuple[str, str]]:
         return
     on = f" on {there.device}"
     linked = f"; linked: {there.linked_bytes:,} bytes" if there.linked_bytes is not None else ""
-    yield f"Flash{on}", f"{there.flash_bytes:,} bytes{linked}"
+    yield f"Flash{on}", f"{there.flash_bytes:,} bytes, program estimated{linked}"
     yield f"RAM{on}", f"{there.ram_bytes:,} bytes"
     if there.instructions is not None:
         counted = f", counted: {there.counted_instructions:,}" if there.counted_instructions is not None else ""
