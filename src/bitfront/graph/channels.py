@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bitfront.graph.ir import Graph, Node
 
-__all__ = ["Channels"]
+__all__ = ["Channels", "Ids", "Sets"]
 
 FIXED = 0
 """The channel that all channels without a scale of their own are tied to."""
@@ -33,7 +33,7 @@ class Channels:
     def __init__(self, graph: Graph) -> None:
         """Follow the channels through ``graph``."""
         self.graph = graph
-        self._sets = _Sets(1)
+        self._sets = Sets(1)
         self._floors: dict[int, float] = {}
         self._ids = {name: self._fixed(name) for name in graph.inputs}
         for node in graph.nodes:
@@ -56,7 +56,7 @@ class Channels:
 
     def components(self) -> list[tuple[str, ...]]:
         """Return the tensors in sets that have free channels in common, in execution order."""
-        tensors, first, sets = list(self._ids), dict[int, int](), _Sets(len(self._ids))
+        tensors, first, sets = list(self._ids), dict[int, int](), Sets(len(self._ids))
         free = [self._roots(name) - {FIXED} for name in tensors]
         for i, roots in enumerate(free):
             for root in roots:
@@ -152,7 +152,7 @@ class Channels:
         return {self._sets.root(i) for i in self._ids[tensor].tolist()}
 
 
-class _Sets:
+class Sets:
     """Disjoint sets of the numbers 0..n-1; the smallest of a set stands for it."""
 
     def __init__(self, n: int) -> None:
@@ -165,10 +165,12 @@ class _Sets:
         return np.arange(first, first + n)
 
     def root(self, i: int) -> int:
+        """Return the number that stands for the set of ``i``."""
         while self._parent[i] != i:
             self._parent[i] = i = self._parent[self._parent[i]]
         return i
 
     def join(self, a: int, b: int) -> None:
+        """Make one of two sets."""
         a, b = self.root(a), self.root(b)
         self._parent[max(a, b)] = min(a, b)
