@@ -32,7 +32,7 @@ def lower_layer(lowering: Lowering, node: Node) -> Step:
     wide, shifts = _sums(lowering, node, x, y)
     kind = _kernel(shape, codes.shape, x, wide)
     n = int(np.prod(codes.shape[1:]))
-    block, scratch = _scratch(kind, shape, n, lowering.scratch_bytes)
+    block, scratch = _scratch(kind, shape, n, _weight_bytes(kind, shape, x, n, fields), lowering.budget(node))
     fields |= _shifts(lowering, node, shifts)
     assert y.form is not None
     fields |= lowering.bounds(node, y.form) | shape
@@ -145,7 +145,15 @@ def _kernel(shape: dict[str, int | str], weight: tuple[int, ...], x: Held, wide:
     return f"{family}_wide" if wide else family
 
 
-def _scratch(kernel: str, shape: dict[str, int | str], n: int, budget: int) -> tuple[int, int]:
+def _weight_bytes(kernel: str, shape: dict[str, int | str], x: Held, n: int, fields: dict[str, int | str]) -> int:
+    """Return the bytes that an unpacked weight takes in scratch; 0: it is read in flash. As ``bf_layer.h`` says."""
+    bits = int(fields["weight_bits"])
+    if kernel != "bf_conv" or x.type > 1 or bits > 8:
+        return 2
+    return int(bits < 8 or n // int(shape["kernel_h"]) % 4 != 0)
+
+
+def _scratch(kernel: str, shape: dict[str, int | str], n: int, weight_bytes: int, budget: int) -> tuple[int, int]:
     """Return the output channels of a block and the bytes of scratch; ``n``: weights of a row."""
     patch = 4 if kernel.endswith("_x32") else 2
     if kernel.startswith("bf_dense"):
@@ -157,7 +165,7 @@ def _scratch(kernel: str, shape: dict[str, int | str], n: int, budget: int) -> t
     else:
         line = _up(n // int(shape["kernel_h"]), 4)
         row = line * int(shape["kernel_h"])
-        fixed, weights, unit = 2 * patch * row, 2 * row, 2
+        fixed, weights, unit = 2 * patch * row, weight_bytes * row, 2
     block = min(max(unit, (budget - fixed) // (4 + weights) // unit * unit), channels)
     return block, fixed + weights * _up(block, unit) + 4 * _up(block, 2)
 

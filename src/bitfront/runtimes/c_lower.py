@@ -22,7 +22,7 @@ from bitfront.runtimes.c_elements import (
 from bitfront.runtimes.c_layers import lower_layer
 from bitfront.runtimes.c_lowering import Lowering, Rule
 from bitfront.runtimes.c_maps import lower_mean, lower_pool, lower_resize
-from bitfront.runtimes.c_memory import Buffer, Layout, place
+from bitfront.runtimes.c_memory import Buffer, Layout, lower_bounds, place
 from bitfront.runtimes.c_program import Held, Program, Step
 from bitfront.simulate import fixed_point
 
@@ -53,9 +53,28 @@ RULES: Mapping[str, Rule] = {
 def lower(graph: Graph, plan: Plan, scratch_bytes: int = SCRATCH_BYTES, streamed: bool = False) -> Program:
     """Return the program of a prepared graph under a plan of Qmn formats; ``streamed``: its input comes row by row.
 
+    Where fewer activations are alive than elsewhere, scratch takes what is free: fewer blocks are faster.
+
     Raises UsageError for tensors in other formats, OperatorError naming the node for what the kernels cannot do.
     """
-    lowering = Lowering(graph, plan, scratch_bytes, streamed)
+    program = _lowered(Lowering(graph, plan, scratch_bytes, streamed))
+    memory, _ = layout(graph, program)
+    rooms = _rooms(graph, program, memory.bound)
+    if not any(rooms[step.node.output] > scratch_bytes for step in program.steps if step.scratch_bytes):
+        return program
+    roomy = _lowered(Lowering(graph, plan, scratch_bytes, streamed, rooms))
+    return roomy if layout(graph, roomy)[0].n_bytes <= memory.n_bytes else program
+
+
+def _rooms(graph: Graph, program: Program, n_bytes: int) -> dict[str, int]:
+    """Return what is free at every node, of so many bytes, beside the activations; by the node's output."""
+    kept = [b for b in buffers(graph, program)[0] if not b.name.startswith(scratch(0)[0])]
+    alive = lower_bounds(kept, len(program.steps))
+    return {step.node.output: n_bytes - n for step, n in zip(program.steps, alive, strict=True)}
+
+
+def _lowered(lowering: Lowering) -> Program:
+    graph, plan, streamed = lowering.graph, lowering.plan, lowering.streamed
     source = graph.inputs[0]
     first = graph.consumers(source)
     if not first:

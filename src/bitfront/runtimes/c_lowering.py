@@ -48,6 +48,8 @@ class Lowering:
     """What a layer's scratch should not exceed; it may have to."""
     streamed: bool = False
     """Whether the input comes row by row."""
+    rooms: Mapping[str, int] = field(default_factory=dict)
+    """Output of a node -> bytes of scratch that are free there anyway."""
     held: dict[str, Held] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
@@ -67,6 +69,10 @@ class Lowering:
             f"c_fixed cannot write node '{node.name}' ({node.op}): tensor '{name}' {what}",
             hint="every tensor must be Qmn of at most 16 bits: use the recipe qmn8 or a searched plan",
         )
+
+    def budget(self, node: Node) -> int:
+        """Return what a node's scratch should not exceed."""
+        return max(self.scratch_bytes, self.rooms.get(node.output, 0))
 
     def hold(self, node: Node, form: Qmn | None = None, **rest: Any) -> Held:
         """Say how a node's output lies in memory."""

@@ -86,7 +86,7 @@ def lower_resize(lowering: Lowering, node: Node) -> Step:
         fixed_point.interpolation(n_in, n_out, node["coordinates"])
         for n_in, n_out in zip(x.shape[1:], y.shape[1:], strict=True)
     )
-    block = max(1, min(x.shape[0], lowering.scratch_bytes // (4 * (x.shape[2] + 1))))
+    block = max(1, min(x.shape[0], lowering.budget(node) // (4 * (x.shape[2] + 1))))
     shift = 2 * fixed_point.WEIGHT_BITS + x.form.frac_bits - y.form.frac_bits
     fields |= _tables(lowering, node, rows, columns) | {
         "row_weights": lowering.array("i", upper.astype(np.uint8), f"weights of rows of {node.name}"),

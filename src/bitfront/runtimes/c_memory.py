@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ALIGNMENT", "Buffer", "Layout", "lower_bound", "overlaps", "place"]
+__all__ = ["ALIGNMENT", "Buffer", "Layout", "lower_bound", "lower_bounds", "overlaps", "place"]
 
 ALIGNMENT = 4
 """Every buffer begins at a multiple of so many bytes."""
+MAX_TRIED = 2000
+"""Buffers times attempts, for every order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +42,33 @@ class Layout:
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
     """Return the largest sum of the bytes, aligned, that are alive at one node."""
-    nodes = range(1 + max((b.last for b in buffers), default=-1))
-    return max((sum(_aligned(b.n_bytes) for b in buffers if b.first <= i <= b.last) for i in nodes), default=0)
+    return max(lower_bounds(buffers, 1 + max((b.last for b in buffers), default=-1)), default=0)
+
+
+def lower_bounds(buffers: Sequence[Buffer], n_nodes: int) -> list[int]:
+    """Return the bytes, aligned, that are alive at each of so many nodes."""
+    return [sum(_aligned(b.n_bytes) for b in buffers if b.first <= i <= b.last) for i in range(n_nodes)]
 
 
 def place(buffers: Sequence[Buffer]) -> Layout:
     """Return offsets: buffers in several orders (largest first, longest-lived, ...), each at its lowest free place.
 
-    The first order that reaches the bound is taken, or the best.
+    While the bound is not reached, the buffer that lies highest comes first instead, some times. The best is taken.
     """
     bound = lower_bound(buffers)
     best: Layout | None = None
-    for order in _ORDERS:
-        offsets = _greedy(sorted(buffers, key=order))
-        total = max((offsets[b.name] + _aligned(b.n_bytes) for b in buffers), default=0)
-        if best is None or total < best.n_bytes:
-            best = Layout(offsets, total, bound)
-        if best.n_bytes == bound:
-            break
+    for key in _ORDERS:
+        order = sorted(buffers, key=key)
+        for _ in range(1 + MAX_TRIED // max(1, len(buffers))):
+            offsets = _greedy(order)
+            highest = max(order, key=lambda b: offsets[b.name] + _aligned(b.n_bytes), default=None)
+            total = 0 if highest is None else offsets[highest.name] + _aligned(highest.n_bytes)
+            if best is None or total < best.n_bytes:
+                best = Layout(offsets, total, bound)
+            if best.n_bytes == bound:
+                return best
+            assert highest is not None
+            order = [highest, *(b for b in order if b is not highest)]
     assert best is not None
     return best
 

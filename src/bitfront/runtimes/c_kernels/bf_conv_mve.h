@@ -9,7 +9,7 @@
 typedef struct {
     const bf_layer *p;
     const int32_t *starts;
-    const void *weights;
+    const void *weights; /* in scratch or in flash */
     bf_end end;
     int32_t n, n_rows; /* weights of a channel, channels of the block */
     int32_t flip;      /* 128 or 0 */
@@ -24,7 +24,6 @@ typedef struct {
 #define BF_ADD_DOT vmladavaq_s8
 #define BF_SOME vctp8q
 #define BF_FLIP(v, flip) veorq_s8(v, vdupq_n_s8((int8_t)(flip)))
-#define BF_FLIP_SOME(v, flip, some) veorq_m_s8(v, v, vdupq_n_s8((int8_t)(flip)), some)
 #include "bf_dots_mve.h"
 
 #define BF_LANES 8
@@ -36,7 +35,6 @@ typedef struct {
 #define BF_ADD_DOT vmladavaq_s16
 #define BF_SOME vctp16q
 #define BF_FLIP(v, flip) (v)
-#define BF_FLIP_SOME(v, flip, some) (v)
 #include "bf_dots_mve.h"
 
 #define BF_NAME bf_conv_8
@@ -55,24 +53,11 @@ typedef struct {
 #undef BF_PATCH
 #undef BF_WIDEN
 
-/* The weights of a block and the starts of its sums; `row` has space for a channel's. */
-static void bf_unpack_block(const bf_block *b, int32_t first, int32_t is_8, int16_t *row, int32_t *starts, void *weights) {
-    const bf_layer *const p = b->p;
-    const int32_t row_bytes = bf_row_bytes(p, b->n);
-    int32_t i, k;
-    for (i = 0; i < b->n_rows; i++) {
-        int32_t sum = 0;
-        bf_unpack(row, p->weight + (first + i) * row_bytes, p->weight_bits, b->n);
-        for (k = 0; k < b->n; k++) {
-            sum += row[k];
-            if (is_8) {
-                ((int8_t *)weights)[i * b->n + k] = (int8_t)row[k];
-            } else {
-                ((int16_t *)weights)[i * b->n + k] = row[k];
-            }
-        }
-        starts[i] = bf_start_for(p, &b->end, first + i) + b->flip * sum;
-    }
+/* What codes used less 128 lack: 128 times the sum of a row's weights. */
+static int32_t bf_lacking(const int8_t *row, int32_t n) {
+    int32_t sum = 0;
+    for (; n > 0; n -= 16, row += 16) { sum = vaddvaq_s8(sum, vldrbq_z_s8(row, vctp8q((uint32_t)n))); }
+    return 128 * sum;
 }
 
 /* What n pixels see, if all lies within the map and codes of a line lie together; 1 if so. */
@@ -137,23 +122,27 @@ static void bf_walk(const bf_block *b, const uint8_t *x, void *y, int32_t first,
 }
 
 void bf_conv(const bf_layer *p, const void *x, void *y, void *scratch) {
-    const int32_t n_in = p->in_c / p->groups, n_out = p->out_c / p->groups;
-    const int32_t is_8 = p->in_type < BF_I16 && p->weight_bits <= 8;
+    const int32_t n_in = p->in_c / p->groups, n_out = p->out_c / p->groups, line = p->kernel_w * n_in;
+    const int32_t is_8 = bf_is_small(p), is_direct = bf_is_direct(p);
     int32_t *const starts = scratch;
-    int16_t *const weights = (int16_t *)(starts + BF_EVEN(p->block)); /* reads of whole vectors end in the patches */
-    int16_t *const patches = weights + BF_EVEN(p->block) * p->kernel_h * BF_FOURS(p->kernel_w * n_in);
-    int32_t group, first;
+    int16_t *const patches = (int16_t *)(starts + BF_EVEN(p->block));
+    void *const unpacked = patches + 2 * p->kernel_h * BF_FOURS(line);
+    int32_t group, first, i;
     bf_block b;
     b.p = p;
     b.end = bf_end_of(p);
-    b.n = p->kernel_h * p->kernel_w * n_in;
+    b.n = p->kernel_h * line;
     b.starts = starts;
-    b.weights = weights;
     b.flip = is_8 && p->in_type == BF_U8 ? 128 : 0;
     for (group = 0; group < p->groups; group++) {
         for (first = group * n_out; first < (group + 1) * n_out; first += p->block) {
             b.n_rows = bf_clamp((group + 1) * n_out - first, 0, p->block);
-            bf_unpack_block(&b, first, is_8, patches, starts, weights);
+            b.weights = is_direct ? (const void *)(p->weight + first * b.n) : unpacked;
+            if (!is_direct) { bf_unpack_rows(p, first, b.n_rows, line, line, patches, unpacked); }
+            for (i = 0; i < b.n_rows; i++) {
+                starts[i] = bf_start_for(p, &b.end, first + i);
+                if (b.flip) { starts[i] += bf_lacking((const int8_t *)b.weights + i * b.n, b.n); }
+            }
             bf_walk(&b, x, y, first, is_8, patches);
         }
     }

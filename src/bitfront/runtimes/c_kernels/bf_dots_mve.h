@@ -1,6 +1,5 @@
 /* Sums of products of a block's channels with patches that lie `step` numbers apart, for n_pixels pixels, whose codes begin at
- * place `at` of y; included with BF_LANES, BF_X, BF_V, BF_DOTS, BF_LOAD, BF_LOAD_SOME, BF_ADD_DOT, BF_SOME, BF_FLIP and BF_FLIP_SOME
- * defined. */
+ * place `at` of y; included with BF_LANES, BF_X, BF_V, BF_DOTS, BF_LOAD, BF_LOAD_SOME, BF_ADD_DOT, BF_SOME and BF_FLIP defined. */
 #define BF_JOIN_(a, b) a##b
 #define BF_JOIN(a, b) BF_JOIN_(a, b)
 
@@ -33,12 +32,12 @@ static BF_INLINE void BF_JOIN(BF_DOTS, _four)(const bf_block *b, const BF_X *pat
             w2 += BF_LANES;
             w3 += BF_LANES;
         }
-        if (n & (BF_LANES - 1)) { /* what follows the weights is multiplied by 0 */
-            const BF_V v = BF_FLIP_SOME(BF_LOAD_SOME(x, some), flip, some);
-            s0 = BF_ADD_DOT(s0, v, BF_LOAD(w0));
-            s1 = BF_ADD_DOT(s1, v, BF_LOAD(w1));
-            s2 = BF_ADD_DOT(s2, v, BF_LOAD(w2));
-            s3 = BF_ADD_DOT(s3, v, BF_LOAD(w3));
+        if (n & (BF_LANES - 1)) { /* the other weights are read as 0 */
+            const BF_V v = BF_FLIP(BF_LOAD_SOME(x, some), flip);
+            s0 = BF_ADD_DOT(s0, v, BF_LOAD_SOME(w0, some));
+            s1 = BF_ADD_DOT(s1, v, BF_LOAD_SOME(w1, some));
+            s2 = BF_ADD_DOT(s2, v, BF_LOAD_SOME(w2, some));
+            s3 = BF_ADD_DOT(s3, v, BF_LOAD_SOME(w3, some));
         }
         sums = bf_together(s0, s1, s2, s3);
         if (is_usual) {
@@ -81,4 +80,3 @@ static void BF_DOTS(const bf_block *b, const BF_X *patches, int32_t step, int32_
 #undef BF_ADD_DOT
 #undef BF_SOME
 #undef BF_FLIP
-#undef BF_FLIP_SOME

@@ -27,8 +27,8 @@ typedef struct {
     int8_t shift;
 } bf_layer;
 
-/* Scratch: for every channel of a block its sum's start and its row of weights (a row: 2 bytes a weight, rounded up to 4),
- * and two patches of the input (2 bytes an element; 4 for _x32). */
+/* Scratch: two patches of the input (2 bytes an element; 4 for _x32), for every channel of a block, rounded up to 2, its sum's
+ * start and its weights (2 bytes each; 1 and 0 as bf_layer.h says). Lines of patches and weights are rounded up to 4. */
 void bf_conv(const bf_layer *p, const void *x, void *y, void *scratch);
 void bf_conv_wide(const bf_layer *p, const void *x, void *y, void *scratch);
 void bf_conv_x32(const bf_layer *p, const void *x, void *y, void *scratch);

@@ -13,6 +13,20 @@ static inline int32_t bf_row_bytes(const bf_layer *p, int32_t n_weights) {
     return (n_weights * p->weight_bits + 7) >> 3;
 }
 
+/* How bf_conv has the weights of a block: where they have 8 bits, beside codes of 8 bits, and whole fours a line, as they lie
+ * in flash; else unpacked, in one byte or two. */
+static inline int32_t bf_is_small(const bf_layer *p) {
+    return p->in_type < BF_I16 && p->weight_bits <= 8;
+}
+
+static inline int32_t bf_is_direct(const bf_layer *p) {
+    return bf_is_small(p) && p->weight_bits == 8 && (p->kernel_w * (p->in_c / p->groups) & 3) == 0;
+}
+
+/* Rows of weights of channels from `first` on; zeros fill lines of `line` up to `padded`. `row` has space for one. */
+void bf_unpack_rows(const bf_layer *p, int32_t first, int32_t n_rows, int32_t line, int32_t padded, int16_t *row,
+                    void *weights);
+
 static inline int32_t bf_start(const bf_layer *p, int32_t channel) {
     if (!p->bias) {
         return 0;
