@@ -117,8 +117,10 @@ def recognise(
         found = _suppressed(four, info)
     elif decoder in ("", "yolo_v2") and values.ndim == 4:
         found = _maps(values.shape, size, decoder, info)
-    elif values.ndim == 3 and values.dtype.kind == "f":
-        found = _boxes(values, info) if decoder == "boxes" else _list(values, size, decoder, info)
+    elif decoder == "boxes" and values.ndim == 3:
+        found = _boxes(values, info)
+    elif decoder in ("", "yolo_v5", "decoded") and values.ndim == 3 and values.dtype.kind == "f":
+        found = _list(values, size, decoder, info)
     if found is None and decoder:
         raise DataError(
             f"'{path}' gives {' x '.join(map(str, values.shape))}, which '{decoder}' does not read",

@@ -189,7 +189,7 @@ class _Drawing:
     def __enter__(self) -> _Drawing:
         if self.folder is not None and self.pictures.rate is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{Path(self.pictures.name).stem}.mp4"
+            path = self.folder / f"{self.pictures.name.replace('.', '_')}.mp4"
             self._add_frame = self._stack.enter_context(video.writer(path, self.pictures.rate))
             self.files.append(path)
         return self
