@@ -40,7 +40,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
     """A graph as a module: ``forward(images)`` gives its output, or a tuple of them.
 
     Weights, biases and other constants that training changes are parameters under their names in the graph
-    (``features.0.conv.weight``), the others are buffers.
+    (``features.0.conv.weight``), the others are buffers. A list in ``watched`` is given the tensor of its name.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         self.rule = fixed_point.rounding_of(plan)
         self.learn_ranges_after, self.freeze_ranges_after = learn_ranges_after, freeze_ranges_after
         self.freeze_norm_after, self._begins = freeze_norm_after, False
+        self.watched: dict[str, list[Tensor]] = {}
         self._leader = _tied(graph, plan)
         self.formats = nn.ModuleDict()
         for name in plan.formats:
@@ -136,6 +137,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         for i, node in enumerate(graph.nodes):
             inputs = [self._constant(n, node) if n in graph.constants else held[n] for n in node.inputs]
             held[node.output] = self._node(node, inputs)
+            if node.output in self.watched:
+                self.watched[node.output][:] = [held[node.output]]
             for name in node.inputs:
                 if last[name] == i and name not in graph.outputs:
                     held.pop(name, None)
@@ -178,6 +181,13 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             self._outputs(images)
         self._begins = False
+
+    def keep_zeros(self) -> None:
+        """Let weights that are zero now stay zero in training."""
+        for tensor in self.source.named("weight"):
+            weight = self._parameter(tensor.name)
+            mask = (weight != 0).to(weight.dtype)
+            weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
 
     def _normalizes(self) -> bool:
         """Whether layers are normalized by their batch in this step of the training."""

@@ -338,6 +338,9 @@ def _double(x: torch.Tensor) -> torch.Tensor:
 class YoloV5Module(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> raw numbers ``(b, 5 + classes, n)``."""
 
+    imitated_part = "neck.fine:in"
+    """What a student learns of its teacher (:mod:`bitfront.train.imitation`): the joined maps at stride 8."""
+
     def __init__(self, options: YoloV5n) -> None:
         super().__init__()
         self.name, self.numbers = options.name, BOX + options.classes

@@ -27,10 +27,19 @@ from bitfront.record import content_id, to_json
 from bitfront.train import schedules
 from bitfront.train.average import Average
 from bitfront.train.checkpoints import load_into, save_checkpoint
+from bitfront.train.distill import Distiller
 from bitfront.train.optimizer import adam, freeze, training_loss
 from bitfront.train.options import Epoch, Trained, TrainOptions
 from bitfront.train.scoring import score_module
-from bitfront.train.state import Progress, TrainState, arrays_of, capture_optimizer, is_finite, restore_optimizer
+from bitfront.train.state import (
+    Arrays,
+    Progress,
+    TrainState,
+    arrays_of,
+    capture_optimizer,
+    is_finite,
+    restore_optimizer,
+)
 
 __all__ = ["Epoch", "TrainOptions", "Trained", "train"]
 
@@ -55,6 +64,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
     header: Mapping[str, Any] | None = None,
     span: tuple[int, int] | None = None,
     output: OutputContract | None = None,
+    distiller: Distiller | None = None,
 ) -> Trained:
     """Train ``module`` on ``train_part``, score it on ``val_part``, keep the best epoch as ``folder/best.safetensors``.
 
@@ -62,7 +72,8 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
     ``on_epoch`` sees every epoch (after a resume the last one again) and may return a reason to stop. ``header`` adds
     to the checkpoint's header (``model``, ``options``). ``span`` runs a part of the epochs only, from the first to
     before the last, at the rates that they have in the whole. ``output`` says how to read the network (default: as the
-    task reads one with so many channels). At the end ``module`` holds the best weights, on the CPU.
+    task reads one with so many channels). A ``distiller`` adds a teacher to the loss. At the end ``module`` holds the
+    best weights, on the CPU.
 
     Raises DataError for empty parts, UsageError when the loss is not finite even after halving the rate three times.
     """
@@ -84,6 +95,7 @@ def train(  # noqa: PLR0917 - all are needed, and the order is the contract
         seed=seed,
         span=span or (0, options.epochs),
         output=output,
+        distiller=distiller,
     )
     return training.run(on_epoch, header or {})
 
@@ -104,17 +116,20 @@ class _Training:
         seed: int,
         span: tuple[int, int],
         output: OutputContract | None,
+        distiller: Distiller | None,
     ) -> None:
         self.task, self.info, self.contract, self.options, self.seed = task, info, contract, options, seed
         self.first, self.end = span
-        self.output = output
+        self.output, self.distiller = output, distiller
         self.augment = batches.AUGMENTS[options.augment]
         self.parts = (batches.cached(parts[0], contract, self.augment), batches.cached(parts[1]))
         self.device = _device(options.device)
         self.mixed = _mixed(options.precision, self.device)
         self.module = module.to(self.device, memory_format=torch.channels_last)
         self.frozen = freeze(module, options.freeze)
-        self.optimizer = adam(module, options)
+        if distiller:
+            distiller.place(self.device)
+        self.optimizer = adam(module, options, *filter(None, [distiller]))
         self.average = Average(module, options.ema) if options.ema else None
         self.state = TrainState(folder, Progress(self._fingerprint()))
         if self.state.load():
@@ -131,13 +146,14 @@ class _Training:
         weights = arrays_of(self.module)
         span = () if (self.first, self.end) == (0, self.options.epochs) else ((self.first, self.end),)
         data = (self.contract, self.info.classes, sizes)
-        return content_id(weights, options, *data, self.seed, _described(self.task), *span)
+        taught = (self.distiller.id,) if self.distiller else ()
+        return content_id(weights, options, *data, self.seed, _described(self.task), *span, *taught)
 
     def _begin(self) -> None:
         weights = arrays_of(self.module)
         if not is_finite(weights):
             raise DataError("the weights to start from are not finite")
-        self.state.groups = {"model": weights, "average": weights if self.average else {}}
+        self.state.groups = {"model": weights, "average": weights if self.average else {}, "beside": self._beside()}
         self.state.save()
 
     def run(self, on_epoch: OnEpoch | None, header: Mapping[str, Any]) -> Trained:
@@ -189,11 +205,11 @@ class _Training:
         """Train one epoch and save; when loss or weights are not finite, go back and halve the rate instead."""
         start, index = time.monotonic(), self.first + len(self.state.progress.epochs)
         done = self._epoch(index)
-        weights = arrays_of(self.module)
-        if not (math.isfinite(done.loss) and is_finite(weights)):
+        weights, beside = arrays_of(self.module), self._beside()
+        if not (math.isfinite(done.loss) and is_finite(weights) and is_finite(beside)):
             self._go_back(index, done.rate)
             return
-        self.state.groups["model"] = weights
+        self.state.groups["model"], self.state.groups["beside"] = weights, beside
         self.state.groups["optimizer"] = capture_optimizer(self.optimizer)
         self.state.groups["average"] = self.average.arrays() if self.average else {}
         due = (index + 1) % self.options.validate_every == 0 or index + 1 == self.end or not done.in_time
@@ -232,10 +248,20 @@ class _Training:
         images = torch.from_numpy(batch.images).to(self.device, memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            loss = training_loss(self.module, images, batch, task=self.task, info=self.info, output=self.output)
+            loss = training_loss(
+                self.module,
+                images,
+                batch,
+                task=self.task,
+                info=self.info,
+                output=self.output,
+                distiller=self.distiller,
+            )
         value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()
+            if self.distiller:
+                self.distiller.clip(p for group in self.optimizer.param_groups for p in group["params"])
             self.optimizer.step()
             if self.average:
                 self.average.update(self.module)
@@ -294,9 +320,15 @@ class _Training:
         self.state.save()
         self._restore()
 
+    def _beside(self) -> Arrays:
+        """What is trained beside the network, and is in no checkpoint."""
+        return arrays_of(self.distiller) if self.distiller else {}
+
     def _restore(self) -> None:
         """Put the saved state into module, average and optimizer."""
         load_into(self.module, self.state.groups["model"])
+        if self.distiller:
+            load_into(self.distiller, self.state.groups["beside"])
         restore_optimizer(self.optimizer, self.state.groups.get("optimizer", {}))
         if self.average:
             self.average.restore(self.state.groups["average"], self.state.progress.n_steps)

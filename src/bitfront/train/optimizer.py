@@ -12,6 +12,7 @@ from torch import nn
 
 from bitfront.contracts import Batch, DataInfo, OutputContract, Task
 from bitfront.errors import UsageError
+from bitfront.train.distill import Distiller
 from bitfront.train.options import TrainOptions
 
 __all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_loss"]
@@ -20,9 +21,12 @@ BACKBONE = "backbone"
 """The name of a network's feature extractor among the patterns of ``freeze``."""
 
 
-def adam(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015) with decoupled weight decay of the tensors with two or more axes."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+def adam(module: nn.Module, options: TrainOptions, *beside: nn.Module) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba 2015) with decoupled weight decay of the tensors with two or more axes.
+
+    What is trained ``beside`` the module is trained alike.
+    """
+    trained = [p for each in (module, *beside) for p in each.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -68,21 +72,34 @@ def training_loss(
     task: Task,
     info: DataInfo,
     output: OutputContract | None = None,
+    distiller: Distiller | None = None,
 ) -> torch.Tensor:
     """Return the scalar loss of a batch: the module's own ``training_loss`` where it has one, else the task's.
 
     ``images`` are those of ``batch`` on the module's device; ``output`` says how to read what the module computes
-    (``None``: as the task reads a network with so many channels). Raises what the task's loss raises.
+    (``None``: as the task reads a network with so many channels); a ``distiller`` adds what a teacher says. Raises what
+    the task's loss raises.
     """
+    if distiller is None:
+        return _loss(module, images, batch, task, info, output)[0]
+    with distiller.watching(module):
+        loss, outputs = _loss(module, images, batch, task, info, output)
+    taught: torch.Tensor = distiller(images, batch, outputs)
+    return loss + taught
+
+
+def _loss(  # noqa: PLR0917 - those of training_loss
+    module: nn.Module, images: torch.Tensor, batch: Batch, task: Task, info: DataInfo, output: OutputContract | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The loss, and what the network computed where that is known."""
     own = getattr(module, "training_loss", None)
     if own is not None:
         place = {label: i for i, label in enumerate(info.objects)}
         labels = tuple(np.array([place[int(label)] for label in some], np.int64) for some in batch.labels)
-        loss: torch.Tensor = own(images, batch, labels)
-        return loss
+        return own(images, batch, labels), None
     outputs = _training_outputs(module, images)
     output = output or task.output(outputs[0].shape[1], info)
-    return functools.reduce(torch.add, (task.loss(each, batch, info, output) for each in outputs))
+    return functools.reduce(torch.add, (task.loss(each, batch, info, output) for each in outputs)), outputs[0]
 
 
 def _training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -20,6 +20,7 @@ from bitfront.graph.ir import Graph
 from bitfront.graph.module import GraphModule
 from bitfront.quant import plan_files
 from bitfront.quant.plan import Plan
+from bitfront.train.distill import Distiller
 from bitfront.train.loop import Epoch, Trained, TrainOptions, train
 from bitfront.train.scoring import score_module
 
@@ -79,6 +80,8 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     live_norm: float | None = None,
     delay: int = 0,
     output: OutputContract | None = None,
+    distil: Callable[[torch.nn.Module], Distiller] | None = None,
+    keep_zeros: bool = False,
 ) -> Quantized:
     """Train ``graph`` under ``plan`` (or without quantization under an empty one); resumes like ``train.loop.train``.
 
@@ -103,6 +106,8 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
         delay: epochs of ``options`` that were trained in float before; the others are run, at the rates that they have
             in the whole.
         output: how to read the network; default: as the task reads one with so many channels.
+        distil: gives what a teacher adds to the loss of the module that is trained.
+        keep_zeros: weights that are zero stay zero: those that were pruned.
 
     Raises:
         UsageError: the plan does not fit the graph, or the graph is not prepared; and what ``train`` raises.
@@ -114,6 +119,8 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
     n_steps = (options.epochs - delay) * max(1, len(train_part) // options.batch_size)
     after, until, live = (None if s is None else int(s * n_steps) for s in (learn_ranges, freeze_ranges, live_norm))
     module = GraphModule(graph, plan, learn_ranges_after=after, freeze_ranges_after=until, freeze_norm_after=live)
+    if keep_zeros:
+        module.keep_zeros()
     if live is not None:
         seen = batches.calibration(train_part, contract, N_BEGIN, np.random.default_rng(seed))
         module.begin_norms(torch.from_numpy(np.concatenate(seen)))
@@ -136,6 +143,7 @@ def train_under_plan(  # noqa: PLR0917 - the order of train.loop.train
         header=header,
         span=(delay, options.epochs),
         output=output,
+        distiller=distil(module) if distil else None,
     )
     better = trained.best_score >= start
     done, learned = (module.graph(), module.plan()) if better else (graph, plan)

@@ -22,7 +22,7 @@ from bitfront.store import atomic_write
 from bitfront.train.checkpoints import decode, encode
 from bitfront.train.options import Epoch
 
-__all__ = ["Progress", "TrainState", "arrays_of", "capture_optimizer", "is_finite", "restore_optimizer"]
+__all__ = ["Arrays", "Progress", "TrainState", "arrays_of", "capture_optimizer", "is_finite", "restore_optimizer"]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainState:
     folder: Path
     progress: Progress
     groups: dict[str, Arrays] = field(default_factory=dict)
-    """``model``, ``ema``, ``optimizer``, ``best`` -> key -> array."""
+    """``model``, ``average``, ``optimizer``, ``best``, ``beside`` -> key -> array."""
 
     def load(self) -> bool:
         """Read the newest state with the same fingerprint; say whether there was one."""

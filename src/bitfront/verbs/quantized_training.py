@@ -41,9 +41,13 @@ from bitfront.verbs.companions import write_manifest
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, usable_part
 from bitfront.verbs.quantized_start import Start, begin, captured, check_loss, summary
 from bitfront.verbs.scoring import score_file
+from bitfront.verbs.teaching import Teacher, described, distilling
 from bitfront.verbs.training import train_and_val
 
 if TYPE_CHECKING:
+    import torch
+
+    from bitfront.train.distill import Distiller
     from bitfront.train.options import Epoch, Trained, TrainOptions
 
 __all__ = ["PLAN_SUFFIX", "QuantizedTraining", "plan_quantized_training", "train_quantized"]
@@ -88,6 +92,7 @@ def train_quantized(
     freeze_ranges: float | None = None,
     live_norm: float | None = None,
     class_weights: Sequence[float] | str = (),
+    teacher: Teacher | None = None,
     options: TrainOptions | None = None,
     runtime: str = "",
     part: str = "",
@@ -130,6 +135,7 @@ def train_quantized(
         freeze_ranges: share after which they stay again.
         live_norm: share in which batch normalization is live behind folded layers, in (0, 1].
         class_weights: in the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
+        teacher: a network in floating point that teaches the rounded one, in the epochs in float too.
         options: by default the preset ``quantized``, with a delay ``default``.
         runtime: engine of the file; by default the one that reads files like ``out``, else ONNX Runtime.
         part: what to score on; by default the last part that exists.
@@ -188,11 +194,12 @@ def train_quantized(
     say("calibrate", 0, 0)
     start = begun()
     check_loss(start, train_part)
+    distil = distilling(teacher, start.opened, max(1, len(train_part) // chosen.batch_size), seed)
     with tempfile.TemporaryDirectory() as folder:  # before the training: what cannot be exported fails here
         if delay:
             _export_both(float_engine, engine, start, Path(folder))
             flat, float_trained = _train_float(
-                opened, train_part, val_part, chosen, delay, state / "float", seed, on_epoch
+                opened, train_part, val_part, chosen, delay, state / "float", seed, on_epoch, distil
             )
             chosen = _rest(chosen, float_trained)
             say("calibrate", 0, 0)
@@ -217,6 +224,7 @@ def train_quantized(
         live_norm=live_norm,
         delay=delay,
         output=source.output,
+        distil=distil,
     )
     write_artifact(engine, done.graph, done.plan, source, place)
     plan_files.save(place.with_suffix(PLAN_SUFFIX), done.plan)
@@ -235,6 +243,7 @@ def train_quantized(
         "live_norm": live_norm,
         "class_weights": list(getattr(opened.task, "class_weights", ())),
         "seed": seed,
+        **described(teacher),
         "epochs": len(done.trained.epochs),
         "best_epoch": done.trained.best_epoch,
         "val_score": done.trained.best_score,
@@ -328,6 +337,7 @@ def _train_float(  # noqa: PLR0917 - the order of train.loop.train
     folder: Path,
     seed: int,
     on_epoch: Callable[[Epoch], str | None] | None,
+    distil: Callable[[torch.nn.Module], Distiller] | None,
 ) -> tuple[Graph, Trained]:
     """Train MODEL in floating point up to the delay; return its prepared graph with the best epoch's weights."""
     import torch
@@ -360,6 +370,7 @@ def _train_float(  # noqa: PLR0917 - the order of train.loop.train
         header={"model": source.name, "options": to_json(source.options)},
         span=(0, delay),
         output=source.output,
+        distiller=distil(module) if distil else None,
     )
     if isinstance(module, GraphModule):
         return module.graph(), done

@@ -16,6 +16,7 @@ from bitfront.store import atomic_write
 from bitfront.verbs.class_weights import weighted
 from bitfront.verbs.opening import TorchSession, open_both, usable_part
 from bitfront.verbs.scoring import score_session
+from bitfront.verbs.teaching import Teacher, described, distilling
 
 if TYPE_CHECKING:
     from bitfront.train.options import Epoch, TrainOptions
@@ -60,6 +61,7 @@ def train(
     *,
     options: TrainOptions | None = None,
     class_weights: Sequence[float] | str = (),
+    teacher: Teacher | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     preprocess: str = "",
@@ -72,8 +74,8 @@ def train(
     """Train a model on the train part, keep the epoch that is best on the val part, write it as a checkpoint.
 
     Running the same command again after an interruption goes on where it stopped: the state lies in ``OUT.training``.
-    ``class_weights`` of the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`).
-    Raises UsageError, DataError, SpaceError.
+    ``class_weights`` of the loss: one of each class, or ``median`` (:mod:`bitfront.verbs.class_weights`). A ``teacher``
+    adds what it says of the same images. Raises UsageError, DataError, SpaceError.
     """
     import torch
 
@@ -91,7 +93,9 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = source.build()
-    header = {"model": source.name, "options": to_json(source.options)}
+    header = {"model": source.name, "options": to_json(source.options), **described(teacher)}
+    chosen = options or TrainOptions()
+    distil = distilling(teacher, opened, max(1, len(train_part) // chosen.batch_size), seed)
     folder = place.with_name(f"{place.name}.training")
     folder.mkdir(parents=True, exist_ok=True)
     done = run(
@@ -101,12 +105,13 @@ def train(
         train_part,
         val_part,
         source.input,
-        options or TrainOptions(),
+        chosen,
         folder,
         seed,
         on_epoch,
         header=header,
         output=source.output,
+        distiller=distil(module) if distil else None,
     )
     atomic_write(place, done.weights.read_bytes())
     metrics = score_session(TorchSession(module), opened, val_part)
