@@ -109,6 +109,7 @@ def test_a_front_for_a_microcontroller(tmp_path: Path, monkeypatch: pytest.Monke
         "tiny", str(converted(tmp_path)), device="cortex_m7",
         budget=Budget(max_size_bytes=64_000, max_ram_bytes=128_000),
         settings={"resolution": (32, 32), "width": 0.5}, epochs=1, batch_size=4, runs=tmp_path / "runs",
+        bits=BitSearch("uniform", weight_bits=(4, 8)),
     )  # fmt: skip
     assert run.met
     assert run.front
@@ -125,6 +126,14 @@ def test_a_front_for_a_microcontroller(tmp_path: Path, monkeypatch: pytest.Monke
         assert "modelled" in (member.model.parent / "CARD.md").read_text()
     (yardstick,) = [r for r in run.records() if r.candidate.recipe == "float32"]
     assert (yardstick.status, yardstick.reason) == ("dropped", "held against: cortex_m7 has no onnxruntime")
+    (told,) = run.value("searches")
+    assert told["costs"] == ["flash", "instructions"]
+    made = {r.id: r for r in run.records() if r.candidate.plan}
+    assert made
+    for member in told["front"]:
+        record = made[member["candidate"]]
+        assert record.on_device is not None
+        assert member["costs"] == [record.flash_bytes, pytest.approx(record.on_device.instructions, abs=1)]
     assert any("modelled, not counted: apt-get install something" in event.text for event in run.events)
     assert "Instructions" in (run.path / "report.html").read_text()
 
