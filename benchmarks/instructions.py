@@ -285,7 +285,7 @@ def wholes(named: Sequence[tuple[str, Drawn]], known: instructions.Prices) -> li
         modelled = round(sum(known.of(done) for done in done_by(graph, plan)))
         row: dict[str, Any] = {"network": name, "measured": frame.instructions, "modelled": modelled}
         if name.endswith("w8 a8"):
-            flash = emulated.linked_bytes(firmware(written), core)
+            _, flash = emulated.measure(firmware(written), core)
             row |= {"flash_bytes": flash, "constants_bytes": written.flash_bytes}
         found.append(row)
     return found

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from bitfront.errors import DeviceError
 from bitfront.store import atomic_write
 
-__all__ = ["CORES", "RELEASE", "Core", "Firmware", "Frame", "linked_bytes", "missing", "run", "version"]
+__all__ = ["CORES", "RELEASE", "Core", "Firmware", "Frame", "measure", "missing", "run", "version"]
 
 RELEASE = ("-O2",)
 TIMEOUT_S = 600
@@ -29,7 +29,6 @@ PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
-_LINKED = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-nostartfiles", "-specs=nano.specs")
 _MAIN = "emulated_main.c"
 _EMPTY = """\
 #include <stdint.h>
@@ -124,11 +123,58 @@ def run(nets: Sequence[Firmware], core: Core, flags: Sequence[str] = RELEASE) ->
     """
     _require()
     with tempfile.TemporaryDirectory(prefix="bitfront-arm-") as place:
-        home = Path(place)
-        _write(nets, core, home)
-        _compile(home, core, [*flags, "-DBF_TRACE"], _MAIN, [net.name for net in nets])
-        printed = _emulated(home, core)
-    frames = _frames(printed, core)
+        return _frames(nets, _compiled(nets, core, flags, Path(place)))
+
+
+def measure(net: Firmware, core: Core, flags: Sequence[str] = RELEASE) -> tuple[list[Frame], int]:
+    """Return :func:`run` of one network, and the bytes of flash that its program and constants take.
+
+    Raises DeviceError as it does.
+    """
+    _require()
+    with tempfile.TemporaryDirectory(prefix="bitfront-arm-") as place:
+        work = _compiled([net], core, flags, Path(place))
+        return _frames([net], work), _linked(net, work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A folder with sources and the kernels' object files."""
+
+    home: Path
+    core: Core
+    flags: tuple[str, ...]
+
+
+def _compiled(nets: Sequence[Firmware], core: Core, flags: Sequence[str], home: Path) -> _Work:
+    work = _Work(home, core, ("-std=gnu99", "-mthumb", *core.flags, *flags, "-ffunction-sections", "-fdata-sections"))
+    for net in nets:
+        for name, text in net.sources.items():
+            atomic_write(home / name, text.encode())
+    own = {f"{net.name}.c" for net in nets}
+    units = sorted({name for net in nets for name in net.sources if name.endswith(".c")} - own)
+    _called(["arm-none-eabi-gcc", *work.flags, "-I.", "-c", *units], home) if units else None
+    return work
+
+
+def _link(work: _Work, units: Sequence[str], flags: Sequence[str]) -> None:
+    """Make ``firmware.elf``."""
+    objects = sorted(f.name for f in work.home.glob("bf_*.o"))
+    command = ["arm-none-eabi-gcc", *work.flags, *flags, "-Wl,--gc-sections", "-nostartfiles", "-specs=nano.specs"]
+    _called([*command, "-I.", *units, *objects, "-o", "firmware.elf"], work.home)
+
+
+def _frames(nets: Sequence[Firmware], work: _Work) -> list[Frame]:
+    home, core = work.home, work.core
+    _write_main(nets, core, home)
+    # the networks' own units are one, which is compiled sooner than many
+    atomic_write(home / "networks.c", "".join(f'#include "{net.name}.c"\n' for net in nets).encode())
+    _link(work, [_MAIN, "networks.c"], ["-DBF_TRACE", "-T", "emulated.ld"])
+    quiet = ["-nographic", "-monitor", "none", "-serial", "none"]
+    counted = ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
+    command = ["qemu-system-arm", "-M", core.machine, *quiet, *counted, "-kernel", "firmware.elf"]
+    printed = _called(command, home, any_code=True)
+    frames = _read(printed, core)
     if len(frames) != sum(len(net.images) for net in nets):
         raise DeviceError(
             f"the program of {nets[0].name} ended early on an emulated {core.name}: {printed.strip()[-80:]}",
@@ -137,21 +183,16 @@ def run(nets: Sequence[Firmware], core: Core, flags: Sequence[str] = RELEASE) ->
     return frames
 
 
-def linked_bytes(net: Firmware, core: Core, flags: Sequence[str] = RELEASE) -> int:
-    """Return the bytes of program and constants that a network takes in flash. Raises DeviceError."""
-    _require()
+def _linked(net: Firmware, work: _Work) -> int:
+    """Return the bytes of program and constants, with a main that only calls the network."""
     arguments, call = ("void *arena", "(void *)0x20000000")
     if net.row_bytes:
         arguments += ", void (*fetch)(void *context, int32_t row, void *codes), void *context"
         call += ", (void (*)(void *, int32_t, void *))0x20000001, (void *)0"
-    with tempfile.TemporaryDirectory(prefix="bitfront-arm-") as place:
-        home = Path(place)
-        for name, text in net.sources.items():
-            atomic_write(home / name, text.encode())
-        empty = _EMPTY % (f"{net.name}_run({arguments})", f"{net.name}_run({call})")
-        atomic_write(home / "empty.c", empty.encode())
-        _compile(home, core, [*flags, "-Wl,-emain"], "empty.c", [net.name], script=False)
-        told = _called(["arm-none-eabi-size", "firmware.elf"], home)
+    empty = _EMPTY % (f"{net.name}_run({arguments})", f"{net.name}_run({call})")
+    atomic_write(work.home / "empty.c", empty.encode())
+    _link(work, ["empty.c", f"{net.name}.c"], ["-Wl,-emain"])
+    told = _called(["arm-none-eabi-size", "firmware.elf"], work.home)
     program, data = (int(n) for n in told.splitlines()[1].split()[:2])
     return program + data
 
@@ -161,11 +202,9 @@ def _require() -> None:
         raise DeviceError("a Cortex-M cannot be emulated here", hint=missing())
 
 
-def _write(nets: Sequence[Firmware], core: Core, home: Path) -> None:
+def _write_main(nets: Sequence[Firmware], core: Core, home: Path) -> None:
     head, rows = ["#include <stdint.h>", "#include <string.h>"], []
     for net in nets:
-        for name, text in net.sources.items():
-            atomic_write(home / name, text.encode())
         head += _declared(net)
         n_bytes = len(net.images[0])
         run, place = f"{net.name}_run", f"(uint8_t *){net.name}_arena + {net.input_offset}"
@@ -201,40 +240,22 @@ def _declared(net: Firmware) -> list[str]:
     ]
 
 
-def _compile(
-    home: Path, core: Core, flags: Sequence[str], main: str, names: Sequence[str], *, script: bool = True
-) -> None:
-    """Make ``firmware.elf``; the networks' own units are one, which is compiled sooner than many."""
-    own = [f"{name}.c" for name in names]
-    atomic_write(home / "networks.c", "".join(f'#include "{unit}"\n' for unit in own).encode())
-    units = sorted(f.name for f in home.glob("bf_*.c"))
-    placed = ["-T", "emulated.ld"] if script else []
-    command = ["arm-none-eabi-gcc", "-std=gnu99", "-mthumb", *core.flags, *flags, *_LINKED, "-I."]
-    _called([*command, *placed, main, "networks.c", *units, "-o", "firmware.elf"], home)
-
-
-def _emulated(home: Path, core: Core) -> str:
-    quiet = ["-nographic", "-monitor", "none", "-serial", "none"]
-    counted = ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
-    return _called(["qemu-system-arm", "-M", core.machine, *quiet, *counted, "-kernel", "firmware.elf"], home, any=True)
-
-
-def _called(command: Sequence[str], home: Path, *, any: bool = False) -> str:
-    """Return what a tool prints; ``any``: whatever its exit code. Raises DeviceError."""
+def _called(command: Sequence[str], home: Path, *, any_code: bool = False) -> str:
+    """Return what a tool prints; ``any_code``: whatever it exits with. Raises DeviceError."""
     try:
         done = subprocess.run(
             list(command), cwd=home, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"{command[0]} failed: {type(error).__name__}", hint="is the network too large?") from error
-    if done.returncode and not any:
+    if done.returncode and not any_code:
         told = [text for text in done.stderr.splitlines() if re.search("error|overflowed|undefined", text)]
         line = told[0] if told else done.stderr[-300:]
         raise DeviceError(f"{command[0]} refuses the network's code: {line[:300]}", hint="please report the network")
     return done.stdout + done.stderr
 
 
-def _frames(printed: str, core: Core) -> list[Frame]:
+def _read(printed: str, core: Core) -> list[Frame]:
     frames: list[Frame] = []
     layers: list[int] = []
     for kind, digits in re.findall(r"^([TH]) ([0-9a-f]{8})$", printed, re.M):

@@ -62,8 +62,7 @@ def count(path: Path, core: Core) -> tuple[Frame, int]:
     Raises DataError for damaged files, DeviceError when it cannot be emulated or its codes are not the reference's.
     """
     graph, plan, written = c_tree.read(path)
-    net = firmware(written)
-    frame = emulated.run([net], core)[0]
+    (frame,), linked_bytes = emulated.measure(firmware(written), core)
     if hashes(graph, plan, written, [_pattern(written)]) != [frame.hashed]:
         raise DeviceError(f"'{path}' gives other codes on an emulated {core.name}", hint="please report the network")
-    return frame, emulated.linked_bytes(net, core)
+    return frame, linked_bytes
