@@ -148,7 +148,7 @@ class Draft:
 
     def end(self, x: str) -> str:
         node, (_, c, h, w) = self.b.node, self.b.shape(x)
-        match int(self.rng.integers(6)):
+        match int(self.rng.integers(7)):
             case 0:
                 return node("argmax", "labels", [x], axis=1, keepdims=bool(self.rng.random() < 0.5))
             case 1:
@@ -159,6 +159,12 @@ class Draft:
                 bias = self.b.constant("db", self.rng.normal(0, 0.3, 5), "bias")
                 x = node("dense", "dense", [flat, weight, bias], clip=self.clip())
                 return self.pick(x, node("argmax", "label", [x], axis=1, keepdims=False))
+            case 3:
+                anchors = self.pick(*(n for n in (1, 2, 3) if c % n == 0))
+                places = node("reshape", "anchors", [x], shape=[-1, anchors, c // anchors, h * w])
+                places = node("transpose", "turn", [places], perm=[0, 2, 3, 1])
+                places = node("reshape", "places", [places], shape=[-1, c // anchors, h * w * anchors])
+                return node("concat", "levels", [places, places], axis=2)
             case _:
                 return x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from bitfront.simulate import fixed_point
 from bitfront.simulate.operators import OPERATORS
 
 __all__ = [
+    "TABLES",
     "lower_argmax",
     "lower_binary",
     "lower_concat",
@@ -29,6 +31,8 @@ __all__ = [
     "rescale",
 ]
 
+TABLES = frozenset(["sigmoid", "tanh", "exp", "sqrt", "silu", "hard_swish", "hard_sigmoid", "leaky_relu"])
+"""Functions of one code."""
 CALL = {"add": "BF_ADD", "sub": "BF_SUB", "mul": "BF_MUL"}
 NARROW = 2**31
 MAX_SIZE = 65535
@@ -54,7 +58,9 @@ def _plain(x: Held, y: Held, fields: dict[str, int | str]) -> int:
 def lower_binary(lowering: Lowering, node: Node) -> Step:
     """Lower ``add``, ``sub`` and ``mul``, with broadcasting. Raises DataError for addends too far apart."""
     (a, place_a), (b, place_b) = lowering.input(node, 0), lowering.input(node, 1)
-    y = lowering.hold(node, lowering.form(node, node.output))
+    y = lowering.hold(node, lowering.form(node, node.output), order=a.order)
+    if (a.order or b.order) and (a.shape != b.shape or a.order != b.order):
+        raise lowering.unsupported(node, "one of its inputs was transposed")
     assert a.form is not None
     assert b.form is not None
     assert y.form is not None
@@ -116,8 +122,13 @@ def _steps(lowering: Lowering, node: Node, held: Held, y: Held, sizes: Sequence[
 
 def lower_unary(lowering: Lowering, node: Node) -> Step:
     """Lower ``clip``, ``neg`` and ``identity``."""
+    x, _ = lowering.input(node)
+    return _moved(lowering, node, lowering.hold(node, lowering.form(node, node.output), order=x.order))
+
+
+def _moved(lowering: Lowering, node: Node, y: Held) -> Step:
+    """Return what brings the codes of the input, as they lie, to the step of ``y``."""
     x, place = lowering.input(node)
-    y = lowering.hold(node, lowering.form(node, node.output))
     assert y.form is not None
     fields = lowering.bounds(node, y.form) | {"rows": 1, "n": y.n, "x_step": 0, "y_step": 0}
     fields |= rescale(x, y, lowering.even) | {"negate": int(node.op == "neg")}
@@ -131,7 +142,7 @@ def lower_unary(lowering: Lowering, node: Node) -> Step:
 def lower_table(lowering: Lowering, node: Node) -> Step:
     """Lower a function of one code: a table of what the reference computes for every code."""
     x, place = lowering.input(node)
-    y = lowering.hold(node, lowering.form(node, node.output))
+    y = lowering.hold(node, lowering.form(node, node.output), order=x.order)
     assert x.form is not None
     assert y.form is not None
     codes = np.arange(x.form.low, x.form.high + 1)
@@ -149,12 +160,12 @@ def lower_table(lowering: Lowering, node: Node) -> Step:
 # --- moving ----------------------------------------------------------------------------------------------------------
 def lower_concat(lowering: Lowering, node: Node) -> Step:
     """Lower ``concat`` along any axis but the batch: a call for every input."""
-    y = lowering.hold(node, lowering.form(node, node.output))
+    axis, orders = node["axis"] - 1, {lowering.input(node, i)[0].order for i in range(len(node.inputs))}
+    if axis < 0 or len(orders) > 1:
+        raise lowering.unsupported(node, "it joins images" if axis < 0 else "some of its inputs were transposed")
+    y = lowering.hold(node, lowering.form(node, node.output), order=orders.pop())
     assert y.form is not None
-    axis, order = node["axis"] - 1, _memory_axes(y)
-    if axis < 0:
-        raise lowering.unsupported(node, "it joins images")
-    at = order.index(axis)
+    at = y.axes.index(axis)
     inside = math.prod(y.sizes[at + 1 :])
     calls, offset = [], 0
     for position in range(len(node.inputs)):
@@ -167,11 +178,6 @@ def lower_concat(lowering: Lowering, node: Node) -> Step:
         calls.append(Call("bf_move", "bf_move_layer", fields, (place, target)))
         offset += n
     return Step(node, tuple(calls))
-
-
-def _memory_axes(held: Held) -> list[int]:
-    """Return the axes of the shape in the order of memory."""
-    return [1, 2, 0] if len(held.shape) == 3 else list(range(len(held.shape)))
 
 
 def lower_pad(lowering: Lowering, node: Node) -> Step:
@@ -197,7 +203,11 @@ def lower_gather(lowering: Lowering, node: Node) -> Step:
     if node.op == "transpose":
         if node["perm"][0] != 0:
             raise lowering.unsupported(node, "it moves the axis of the batch")
-        steps = [steps[axis - 1] for axis in node["perm"][1:]]
+        perm = [axis - 1 for axis in node["perm"][1:]]
+        kept = _order(lowering, node, tuple(perm.index(axis) for axis in x.axes))
+        if kept is not None:
+            return _moved(lowering, node, kept)
+        steps = [steps[axis] for axis in perm]
     else:
         axis = node["axis"] - 1
         if axis < 0:
@@ -205,7 +215,7 @@ def lower_gather(lowering: Lowering, node: Node) -> Step:
         start = range(*slice(node["start"], node["stop"], node["step"]).indices(x.shape[axis]))[0]
         first = start * steps[axis]
         steps[axis] *= node["step"]
-    return _gathered(lowering, node, y, y.sizes, [steps[axis] for axis in _memory_axes(y)], first)
+    return _gathered(lowering, node, y, y.sizes, [steps[axis] for axis in y.axes], first)
 
 
 def _gathered(  # noqa: PLR0917
@@ -235,25 +245,48 @@ def lower_reshape(lowering: Lowering, node: Node) -> Step:
     if form == x.form and place.kind == "tensor" and len(x.shape) == 3 and len(y.shape) == 1 and inner:
         lowering.hold(node, form, flattened=x.shape)
         return Step(node, shares=place.name)
-    order = np.arange(x.n, dtype=np.int32)
-    if np.array_equal(_in_memory(x, order), _in_memory(y, order)):
-        return lower_unary(lowering, node)
-    if len(x.shape) == 3 and len(y.shape) != 3:
+    for order in (y.axes, *itertools.permutations(range(len(y.shape)))):
+        kept = _order(lowering, node, order)
+        if kept is not None and np.array_equal(_places(x), _places(kept)):
+            return _moved(lowering, node, kept)
+    y = lowering.hold(node, form)
+    if len(y.shape) != 3:
         return _gathered(lowering, node, y, x.shape, x.steps)
-    if len(x.shape) != 3 and len(y.shape) == 3:
+    if len(x.shape) != 3 and len(y.shape) == 3 and not x.order:
         _, h, w = y.shape
         return _gathered(lowering, node, y, y.sizes, [w, 1, h * w])
     raise lowering.unsupported(node, f"from {x.shape} to {y.shape}")
 
 
-def _in_memory(held: Held, values: NDArray[np.int32]) -> NDArray[np.int32]:
-    shaped = values.reshape(held.shape)
-    return (shaped.transpose(1, 2, 0) if shaped.ndim == 3 else shaped).ravel()
+_ORDERED = TABLES | {"concat", "transpose", "slice", "reshape", "clip", "neg", "identity", "argmax", "softmax"}
+"""Operators that take tensors of any order in memory."""
+
+
+def _order(lowering: Lowering, node: Node, order: tuple[int, ...]) -> Held | None:
+    """Hold a node's output with its axes in memory so; ``None`` where a reader needs them otherwise.
+
+    Heads of detectors reshape and transpose maps so that the places come last; in memory, where the channels of a place
+    lie together, all these are the same.
+    """
+    y = lowering.hold(node, lowering.form(node, node.output))
+    if order == y.axes:
+        return y
+    needed = _ORDERED if len(order) == 2 else ("transpose",)
+    if any(reader.op not in needed for reader in lowering.graph.consumers(node.output)):
+        return None
+    if len(order) > 2 and node.output in lowering.graph.outputs:
+        return None
+    return lowering.hold(node, y.form, order=order)
+
+
+def _places(held: Held) -> NDArray[np.int32]:
+    """Return which element lies at every place of memory."""
+    return held.to_memory(np.arange(held.n, dtype=np.int32), np.dtype(np.int32))
 
 
 # --- along an axis ---------------------------------------------------------------------------------------------------
 def _along(x: Held, axis: int) -> dict[str, int | str]:
-    at = _memory_axes(x).index(axis - 1)
+    at = x.axes.index(axis - 1)
     outer, inner = math.prod(x.sizes[:at]), math.prod(x.sizes[at + 1 :])
     return {"n": x.sizes[at], "outer": outer, "inner": inner}
 
@@ -276,7 +309,7 @@ def lower_argmax(lowering: Lowering, node: Node) -> Step:
 def lower_softmax(lowering: Lowering, node: Node) -> Step:
     """Lower ``softmax`` on 8-bit codes; source as :mod:`bitfront.simulate.quantized`."""
     x, place = lowering.input(node)
-    y = lowering.hold(node, lowering.form(node, node.output))
+    y = lowering.hold(node, lowering.form(node, node.output), order=x.order)
     assert x.form is not None
     assert y.form is not None
     if x.form.bits > 8 or y.form.bits > 8 or x.form.signed != y.form.signed:

@@ -9,6 +9,7 @@ from bitfront.graph.count import lifetimes
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.runtimes.c_elements import (
+    TABLES,
     lower_argmax,
     lower_binary,
     lower_concat,
@@ -31,12 +32,11 @@ __all__ = ["SCRATCH_BYTES", "buffers", "layout", "lower", "scratch"]
 SCRATCH_BYTES = 2048
 """What a layer's scratch should not exceed."""
 
-_TABLES = ("sigmoid", "tanh", "exp", "sqrt", "silu", "hard_swish", "hard_sigmoid", "leaky_relu")
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("conv", "dense"), lower_layer),
     **dict.fromkeys(("add", "sub", "mul"), lower_binary),
     **dict.fromkeys(("clip", "neg", "identity"), lower_unary),
-    **dict.fromkeys(_TABLES, lower_table),
+    **dict.fromkeys(TABLES, lower_table),
     **dict.fromkeys(("max_pool", "average_pool"), lower_pool),
     **dict.fromkeys(("global_average_pool", "reduce_mean"), lower_mean),
     **dict.fromkeys(("transpose", "slice"), lower_gather),

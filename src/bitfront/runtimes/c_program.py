@@ -30,6 +30,13 @@ class Held:
     n_classes: int = 0
     flattened: tuple[int, int, int] | None = None
     """``(c, h, w)`` of a map that was reshaped to a vector, but lies as before."""
+    order: tuple[int, ...] = ()
+    """Axes of ``shape`` from the outermost in memory on; empty: ``(h, w, c)`` of maps, else as they are."""
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Axes of ``shape`` in the order of memory."""
+        return self.order or ((1, 2, 0) if len(self.shape) == 3 else tuple(range(len(self.shape))))
 
     @property
     def type(self) -> int:
@@ -56,30 +63,25 @@ class Held:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes of the axes in the order of memory: ``(h, w, c)`` of maps."""
-        if len(self.shape) != 3:
-            return self.shape
-        return (*self.shape[1:], self.shape[0])
+        return tuple(self.shape[axis] for axis in self.axes)
 
     @property
     def steps(self) -> tuple[int, ...]:
         """How far apart neighbours along each axis of ``shape`` lie in memory, in codes."""
-        if len(self.shape) == 3:
-            c, _, w = self.shape
-            return (1, w * c, c)
-        return tuple(prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+        inner = {axis: prod(self.sizes[i + 1 :]) for i, axis in enumerate(self.axes)}
+        return tuple(inner[axis] for axis in range(len(self.shape)))
 
-    def to_memory(self, codes: NDArray[Any]) -> NDArray[Any]:
-        """Return the codes ``(n,)`` of a tensor of ``shape`` as they lie in memory."""
-        shaped = codes.reshape(self.flattened or self.shape)
-        return np.ascontiguousarray(shaped.transpose(1, 2, 0) if shaped.ndim == 3 else shaped, self.dtype).ravel()
+    def to_memory(self, codes: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+        """Return the codes ``(n,)`` of a tensor of ``shape`` as they lie in memory; ``dtype`` replaces theirs."""
+        if self.flattened is not None:
+            return Held(self.flattened, self.form).to_memory(codes, dtype)
+        return np.ascontiguousarray(codes.reshape(self.shape).transpose(self.axes), dtype or self.dtype).ravel()
 
     def from_memory(self, codes: NDArray[Any]) -> NDArray[Any]:
         """Return the tensor, of ``shape``, of codes as they lie in memory."""
-        shape = self.flattened or self.shape
-        if len(shape) == 3:
-            c, h, w = shape
-            codes = codes.reshape(h, w, c).transpose(2, 0, 1)
-        return codes.reshape(self.shape)
+        if self.flattened is not None:
+            return Held(self.flattened, self.form).from_memory(codes).reshape(self.shape)
+        return codes.reshape(self.sizes).transpose(np.argsort(self.axes)).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,9 +161,11 @@ def describe(path: Path) -> Description:
     try:
         contract = from_json(InputContract, described["input"])
         shape = [int(n) for n in described["output_shape"]]
+        output, flash_bytes = from_json(OutputContract, described["output"]), int(described["flash_bytes"])
         task = "classification" if math.prod(shape[1:]) == 1 else "segmentation"
         n = 0 if len(shape) == 2 else shape[0]
-        output, flash_bytes = from_json(OutputContract, described["output"]), int(described["flash_bytes"])
+        if output.readout == "boxes":
+            task, n = "detection", len(output.classes)
         return Description(contract, output, task=task, n_classes=n, flash_bytes=flash_bytes)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _damaged(path) from error
