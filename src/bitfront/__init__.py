@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitfront.record import Budget as Budget
     from bitfront.run import Run as Run
     from bitfront.sources import open_data as open_data
+    from bitfront.train.distill_options import DistillOptions as DistillOptions
     from bitfront.train.options import TrainOptions as TrainOptions
     from bitfront.verbs.checking import benchmark as benchmark
     from bitfront.verbs.checking import verify as verify
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from bitfront.verbs.making import export as export
     from bitfront.verbs.making import quantize as quantize
     from bitfront.verbs.predicting import predict as predict
+    from bitfront.verbs.pruning import prune as prune
     from bitfront.verbs.quantized_training import train_quantized as train_quantized
     from bitfront.verbs.scoring import evaluate as evaluate
     from bitfront.verbs.statistics import stats as stats
+    from bitfront.verbs.teaching import Teacher as Teacher
     from bitfront.verbs.training import train as train
 
 __version__ = "0.1.0"
@@ -36,7 +39,9 @@ __version__ = "0.1.0"
 _PLACES = {
     "BitSearch": "fitting.config",
     "Budget": "record",
+    "DistillOptions": "train.distill_options",
     "Run": "run",
+    "Teacher": "verbs.teaching",
     "TrainOptions": "train.options",
     "benchmark": "verbs.checking",
     "evaluate": "verbs.scoring",
@@ -45,6 +50,7 @@ _PLACES = {
     "inspect": "verbs.inspecting",
     "open_data": "sources",
     "predict": "verbs.predicting",
+    "prune": "verbs.pruning",
     "quantize": "verbs.making",
     "resume": "pipeline",
     "search": "pipeline",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,10 @@ from bitfront.cli.options import (
     whole,
 )
 from bitfront.cli.steps import metrics_data, metrics_text
+from bitfront.cli.teaching import Taught
 from bitfront.errors import UsageError
 
-__all__ = ["train"]
+__all__ = ["distill", "train"]
 
 
 @Parameter(name="*", group="Under a plan")
@@ -117,6 +119,7 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="Checkpoint to write (.safetensors); under a plan the runtime's file.")],
     under: UnderPlan = UnderPlan(),
+    taught: Taught = Taught(),  # noqa: B008 - frozen
     preset: Annotated[
         str | None, Parameter(help="Set-up that the other options change: default, thesis_000 or quantized.")
     ] = None,
@@ -151,9 +154,11 @@ def train(
     """Train a model; the epoch that is best on the val part is kept.
 
     With --plan or --recipe the network is trained as it will be rounded (quantization-aware training), .onnx files
-    too, and written as a file that is verified and scored beside float; with --delay in floating point first. After an
-    interruption the same command goes on where it stopped.
+    too, and written as a file that is verified and scored beside float; with --delay in floating point first. With
+    --teacher it learns what a trained network says, too (knowledge distillation). After an interruption the same
+    command goes on where it stopped.
     """
+    teacher = taught.read()
     given = shared.fill(model=model, data=data, batch_size=batch_size, augment=augment, time=time, seed=seed)
     of_float = {
         "epochs": epochs,
@@ -176,6 +181,7 @@ def train(
         return _planned(shared, *place, **common)
     progress = shared.progress()
     common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "class_weights": _class_weights(class_weights)}
+    common["teacher"] = teacher
     if under.given:
         shares = {name: getattr(under, name) for name in ("learn_ranges", "freeze_ranges", "live_norm")}
         common |= {"delay": delay, **shares, "progress": progress, **under.fill(shared)}
@@ -186,6 +192,17 @@ def train(
     progress.clear()
     shared.notes(made.exported.notes if under.given else made.notes)
     return _trained_under(made) if under.given else _trained(made)
+
+
+@functools.wraps(train)
+def distill(*args: Any, **options: Any) -> Answer:
+    """Train a student with a teacher: `train`, which takes the same options, with --teacher required.
+
+    The student learns the labels and what the teacher says of the same images: its outputs, a feature of it, or both.
+    """
+    if options.get("taught", Taught()).teacher is None:
+        raise UsageError("--teacher is missing", hint="name a trained network: --teacher big.safetensors")
+    return train(*args, **options)
 
 
 def _class_weights(text: str | None) -> tuple[float, ...] | str:
