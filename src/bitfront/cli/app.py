@@ -39,6 +39,7 @@ COMMANDS = {
     },
     "One step": {
         "train": ("bitfront.cli.training:train", "Train a model."),
+        "distill": ("bitfront.cli.training:distill", "Train a model with a teacher."),
         "evaluate": ("bitfront.cli.steps:evaluate", "Score a model on labelled images."),
         "predict": ("bitfront.cli.steps:predict", "Draw a model's answers over images."),
         "quantize": ("bitfront.cli.making:quantize", "Quantize a model, verify the file and score it against float."),
