@@ -14,7 +14,7 @@ import pytest
 from detector_cases import SIZE, onnx_file, places
 from PIL import Image
 
-from bitfront import cli, predict, screen, video
+from bitfront import benchmark, cli, evaluate, open_data, predict, screen, video
 from bitfront.contracts import Prediction
 from bitfront.errors import DataError, DeviceError, UsageError
 from bitfront.store import append_row, replacing
@@ -324,3 +324,31 @@ def test_the_command(model: str, folder: Path, tmp_path: Path, capsys: pytest.Ca
     answer = json.loads(capsys.readouterr().out)
     assert answer["thresholds"]["iou"] == 0.3
     assert answer["predictions"][0]["image"] == "0.png"
+
+
+# --- scoring and timing ----------------------------------------------------------------------------------------------
+def test_scoring_a_random_subset(tmp_path: Path) -> None:
+    """The same boxes for every picture: which pictures are scored shows in the score."""
+    n = len(open_data("conveyor").info.objects)
+    path = str(onnx_file(tmp_path / "m.onnx", {"output": places(n, FOUND[1:2], 1.0)}))
+    found = {seed: evaluate(path, "conveyor", part="val", limit=3, seed=seed) for seed in (None, 1, 2)}
+    assert len({tuple(one.metrics.per_sample) for one in found.values()}) == 3
+    assert all(one.metrics.n == 3 for one in found.values())
+    assert {"map50", "map", "precision", "recall"} <= set(found[1].metrics.values)
+    with pytest.raises(UsageError, match="DATA names the classes"):
+        evaluate(path, "conveyor", labels="a,b")
+
+
+def test_parts_of_detectors_are_timed(model: str, folder: Path) -> None:
+    (timed,) = benchmark([model], seconds=0.05, images=folder)
+    assert timed.parts is not None
+    assert timed.parts.n == 8
+    assert timed.parts.inference_ms.median > 0
+    assert timed.parts.fps < timed.parts.inference_fps
+
+
+def test_the_commands_show_parts_and_subsets(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", model, "--time", "0.05s", "--images", str(folder)]) == 0
+    assert "postprocessing ms" in capsys.readouterr().out
+    assert cli.main(["evaluate", model, "conveyor", "--seed", "1", "--confidence", "2"]) == 2
+    assert "is not a number between 0 and 1" in capsys.readouterr().err

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,6 +28,9 @@ from bitfront.cli.options import (
 from bitfront.cli.steps import Part, metrics_data
 from bitfront.cli.suites import Suite
 from bitfront.errors import VerificationError
+
+if TYPE_CHECKING:
+    from bitfront.verbs.answering import Times
 
 __all__ = ["agreement_line", "benchmark", "export", "made_data", "quantize", "unless_verified", "verify"]
 
@@ -238,13 +242,21 @@ def benchmark(
         list[str] | None, Parameter(help="Engine [default: by the file; of a suite all]. Repeatable.", negative=())
     ] = None,
     seed: Seed = None,
+    images: Annotated[
+        str | None,
+        Parameter(help="Pictures or a video that the parts of a detector are timed on [default: generated]."),
+    ] = None,
+    decoder: Annotated[
+        str | None, Parameter(help="How another's detector codes boxes, where its outputs' shapes do not say.")
+    ] = None,
     dry_run: DryRun = False,
     suite: Suite = Suite(),  # noqa: B008 - frozen
     shared: Shared = Shared(),  # noqa: B008 - frozen
 ) -> Answer:
     """Time files against each other on this machine, in turns; ratios are to the first.
 
-    A ratio closer to 1 than the noise floor means no difference. With --suite MODEL is measured on DATA in every way
+    A ratio closer to 1 than the noise floor means no difference. Of detectors preprocessing, inference and
+    postprocessing are shown, too, picture by picture. With --suite MODEL is measured on DATA in every way
     there is: each recipe in each engine, size, score, time and memory.
     """
     from bitfront.measure.timing import difference
@@ -261,7 +273,13 @@ def benchmark(
         return Answer({"plan": plan, "evaluations": len(places)}, [f"{len(places)} files, about {seconds:g} s"])
     shared.console().note(f"timing {len(places)} files for {seconds:g} s after the warm-up")
     found = run(
-        places, seconds=seconds, threads=given["threads"] or 1, runtime=given["runtime"] or "", seed=given["seed"] or 0
+        places,
+        seconds=seconds,
+        threads=given["threads"] or 1,
+        runtime=given["runtime"] or "",
+        seed=given["seed"] or 0,
+        decoder=decoder or "",
+        images=images,
     )
     items: list[dict[str, Any]] = []
     rows: list[tuple[Any, ...]] = []
@@ -276,6 +294,7 @@ def benchmark(
                 "size_bytes": timed.size_bytes,
                 "ram_bytes": timed.ram_bytes,
                 "resolution": list(timed.resolution),
+                "parts": to_json(timed.parts),
                 **{k: v for k, v in to_json(latency).items() if k not in ("value", "ratio", "noise_floor")},
             }
         )
@@ -296,4 +315,22 @@ def benchmark(
     floor = found[0].latency.noise_floor
     text: list[Any] = [table(("file", "size", ">ms", ">p90", ">ratio", "", ">file", ">RAM"), rows)]
     text += [f"noise floor of the ratio: {100 * floor:.1f} %"] if floor is not None else []
+    parts = [(timed.path, timed.parts) for timed in found if timed.parts is not None]
+    if parts:
+        text.append(_parts_table(parts))
     return Answer({"artifacts": items}, text)
+
+
+def _parts_table(parts: Sequence[tuple[Path, Times]]) -> Any:
+    """What the parts of detectors take: medians, and pictures a second by the means."""
+    rows = [
+        (
+            path,
+            *(f"{part.median:.2f}" for part in (t.preprocess_ms, t.inference_ms, t.postprocess_ms)),
+            f"{t.fps:.1f}",
+            f"{t.inference_fps:.1f}",
+        )
+        for path, t in parts
+    ]
+    columns = ("detector", ">preprocessing ms", ">inference ms", ">postprocessing ms", ">fps", ">of inference alone")
+    return table(columns, rows)

@@ -29,6 +29,8 @@ from bitfront.errors import UsageError
 __all__ = ["Part", "evaluate", "metrics_data", "metrics_text", "predict"]
 
 Chosen = Annotated[int | None, whole("Choose the images of --limit at random, by this seed.", 0)]
+MANY = 25
+"""Classes from which on those without a score are left out of tables."""
 Part = Annotated[str | None, Parameter(help="train, val or test [default: the last of them that exists].")]
 
 
@@ -58,6 +60,8 @@ def metrics_text(metrics: Any) -> list[Any]:
     found: list[Any] = [table(("metric", ">value", ""), rows)]
     if metrics.per_class:
         classes = list(next(iter(metrics.per_class.values())))
+        if len(classes) > MANY:
+            classes = [c for c in classes if any(v.get(c) is not None for v in metrics.per_class.values())]
         columns = ("class", *(f">{name}" for name in metrics.per_class))
         found.append(table(columns, [(c, *(percent(v.get(c)) for v in metrics.per_class.values())) for c in classes]))
     return found

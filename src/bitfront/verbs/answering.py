@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfront.contracts import Prediction, Session, Task
+from bitfront.contracts import InputContract, OutputContract, Prediction, Session, Task
 from bitfront.errors import UsageError
 from bitfront.images import preprocess
-from bitfront.sources import Source
 
-__all__ = ["FOR_PICTURES", "Laps", "Spread", "Times", "answered", "times_of", "with_thresholds"]
+__all__ = ["FOR_PICTURES", "Laps", "Spread", "Times", "Told", "answered", "times_of", "with_thresholds"]
 
 FOR_PICTURES: Mapping[str, Any] = {"confidence": 0.25, "iou": 0.45, "multi_label": False}
 """How a detector is read where pictures are looked at, and not every doubtful box counts."""
+Clock = Callable[[], float]
 LIMITS = {"confidence": (0.0, 1.0), "iou": (0.0, 1.0), "max_boxes": (1, 100_000)}
 
 
+class Told(Protocol):
+    """What is known of a model: a :class:`bitfront.sources.Source`, or what a runtime says of a file."""
+
+    @property
+    def input(self) -> InputContract:
+        """How it is fed."""
+
+    @property
+    def output(self) -> OutputContract:
+        """How it is read."""
+
+
 class Laps(NamedTuple):
-    """Wall seconds of one picture."""
+    """Seconds of one picture; wall time where nothing else is said."""
 
     preprocess: float
     inference: float
@@ -54,15 +66,17 @@ class Times:
     """Pictures that were timed."""
 
 
-def answered(session: Session, task: Task, source: Source, image: NDArray[np.uint8]) -> tuple[Prediction, Laps]:
+def answered(
+    session: Session, task: Task, told: Told, image: NDArray[np.uint8], clock: Clock = time.perf_counter
+) -> tuple[Prediction, Laps]:
     """Return a model's answer to uint8 ``(h, w, 3)``, and the time that each part took."""
-    start = time.perf_counter()
-    fed = preprocess(image, source.input)[None]
-    ready = time.perf_counter()
+    start = clock()
+    fed = preprocess(image, told.input)[None]
+    ready = clock()
     outputs = session.run(fed)
-    done = time.perf_counter()
-    (prediction,) = task.predict(outputs, source.output, [(image.shape[0], image.shape[1])], source.input)
-    return prediction, Laps(ready - start, done - ready, time.perf_counter() - done)
+    done = clock()
+    (prediction,) = task.predict(outputs, told.output, [(image.shape[0], image.shape[1])], told.input)
+    return prediction, Laps(ready - start, done - ready, clock() - done)
 
 
 def times_of(laps: Sequence[Laps]) -> Times | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,21 @@ from bitfront.measure import memory, timing
 from bitfront.measure import verify as agreement
 from bitfront.quant.plan import Plan
 from bitfront.record import Agreement, Measurement
+from bitfront.registry import load
 from bitfront.sources import open_data
+from bitfront.verbs.answering import FOR_PICTURES, Times, answered, times_of, with_thresholds
 from bitfront.verbs.artifacts import open_runtime, size_of
 from bitfront.verbs.companions import Companions, companions
 from bitfront.verbs.opening import choose_part, open_both
+from bitfront.verbs.predicting import opened_pictures
 
 __all__ = ["Timed", "Verified", "benchmark", "verify"]
 
 log = logging.getLogger(__name__)
 
 N_IMAGES = 8
+N_PICTURES = 16
+"""Pictures that the parts of a detector are timed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,8 @@ def verify(
     return Verified(found.artifact, result, text, notes)
 
 
-def _contracts(engine: Any, path: Path) -> tuple[InputContract, OutputContract]:
-    described = engine.describe(path)
+def _contracts(engine: Any, path: Path, decoder: str = "") -> tuple[InputContract, OutputContract]:
+    described = engine.describe(path, **({"decoder": decoder} if decoder else {}))
     return described.input, described.output
 
 
@@ -125,6 +131,9 @@ class Timed:
     latency: Measurement
     ram_bytes: int | None = None
     """Peak of what opening and running it adds to a process."""
+    parts: Times | None = None
+    """Of a detector: what preprocessing, inference and postprocessing take, picture by picture, by the clock of
+    ``latency``: CPU time where it has any, else wall time."""
 
 
 def benchmark(
@@ -134,8 +143,13 @@ def benchmark(
     threads: int = 1,
     runtime: str = "",
     seed: int = 0,
+    decoder: str = "",
+    images: Path | str | None = None,
 ) -> list[Timed]:
     """Time artifacts together, in turns; the first is the baseline of the ratios.
+
+    Of detectors the parts are timed, too, on ``images`` (pictures, a video) or generated scenes; ``decoder`` says how
+    another's are read, where their outputs do not.
 
     Files whose manifest knows another SHA-256 are refused. Raises UsageError, DataError, VerificationError.
     """
@@ -145,24 +159,58 @@ def benchmark(
     paths: list[Path] = []
     sessions: dict[str, Session] = {}
     feeds: dict[str, NDArray[np.float32]] = {}
+    told: dict[str, _Told] = {}
+    parts: dict[str, Times | None] = {}
     try:
         for position, place in enumerate(artifacts):
             found = companions(Path(place))
             found.check_hash()
             engine = open_runtime(runtime, found.artifact)
-            contract, _ = _contracts(engine, found.artifact)
+            contract, output = _contracts(engine, found.artifact, decoder)
+            if output.head is not None:
+                told[str(position)] = _Told(contract, output)
             engines.append(engine)
             paths.append(found.artifact)
             sessions[str(position)] = engine.open(found.artifact, threads)
             feeds[str(position)] = _noise(contract, seed)
         measured = timing.measure(sessions, feeds, "0", seconds=seconds, threads=threads)
+        pictures = _pictures(images) if told else []
+        parts = {key: _parts(sessions[key], one, pictures, measured[key]) for key, one in told.items()}
     finally:
         for session in sessions.values():
             session.close()
     return [
-        Timed(path, size_of(engine, path), feeds[key].shape[2:], measured[key], _ram(engine, path, feeds[key], threads))
+        Timed(
+            path,
+            size_of(engine, path),
+            feeds[key].shape[2:],
+            measured[key],
+            _ram(engine, path, feeds[key], threads),
+            parts.get(key),
+        )
         for key, path, engine in zip(sessions, paths, engines, strict=True)
     ]
+
+
+class _Told(NamedTuple):
+    input: InputContract
+    output: OutputContract
+
+
+def _pictures(images: Path | str | None) -> list[NDArray[np.uint8]]:
+    """Decoded pictures: the user's, or generated scenes."""
+    if images is None:
+        scenes = open_data("conveyor").part("val")
+        return [scenes[i].image for i in range(min(N_PICTURES, len(scenes)))]
+    with opened_pictures(images, limit=N_PICTURES) as pictures:
+        return [image for _, image in pictures.frames]
+
+
+def _parts(session: Session, told: _Told, pictures: Sequence[NDArray[np.uint8]], latency: Measurement) -> Times | None:
+    clock = time.perf_counter if latency.cpu is None else time.thread_time
+    task = with_thresholds(load("task", "detection")(), {}, FOR_PICTURES)
+    answered(session, task, told, pictures[0])
+    return times_of([answered(session, task, told, picture, clock)[1] for picture in pictures])
 
 
 def _ram(engine: Runtime, path: Path, feed: NDArray[np.float32], threads: int) -> int | None:

@@ -26,7 +26,7 @@ from bitfront.verbs.opening import Opened, Progress, open_both, open_session, un
 from bitfront.verbs.run_report import answer_of, report_of, row_of
 from bitfront.verbs.scoring import chosen
 
-__all__ = ["Pictures", "Predicted", "predict"]
+__all__ = ["Pictures", "Predicted", "opened_pictures", "predict"]
 
 WARM_UP = 2
 """Answers to the first picture before the clock counts."""
@@ -127,7 +127,7 @@ def predict(
         raise UsageError(f"--out: '{folder}' is a file", hint="name a folder")
     given = {"confidence": confidence, "iou": iou, "max_boxes": max_boxes}
     with contextlib.ExitStack() as stack:
-        pictures = stack.enter_context(_opened(images, camera, limit, seed))
+        pictures = stack.enter_context(opened_pictures(images, camera, limit, seed))
         opened = open_both(
             model, data, task=task, reader=reader, settings=settings, preprocess=preprocess, weights=weights,
             labels=labels, decoder=decoder,
@@ -219,7 +219,10 @@ class _Drawing:
 
 # --- where pictures come from ----------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def _opened(images: Path | str | None, camera: int | None, limit: int | None, seed: int | None) -> Iterator[Pictures]:
+def opened_pictures(
+    images: Path | str | None, camera: int | None = None, limit: int | None = None, seed: int | None = None
+) -> Iterator[Pictures]:
+    """Open a picture, a folder, a video, a stream or a camera; see :func:`predict`."""
     if (images is None) == (camera is None):
         raise UsageError("one of IMAGES and --camera is needed", hint="a picture, a folder, a video, or --camera 0")
     text = str(images)
