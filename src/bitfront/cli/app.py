@@ -43,6 +43,7 @@ COMMANDS = {
         "evaluate": ("bitfront.cli.steps:evaluate", "Score a model on labelled images."),
         "predict": ("bitfront.cli.steps:predict", "Draw a model's answers over images."),
         "quantize": ("bitfront.cli.making:quantize", "Quantize a model, verify the file and score it against float."),
+        "prune": ("bitfront.cli.pruning:prune", "Take channels or weights from a network, and train the rest on."),
         "export": ("bitfront.cli.making:export", "Write a model as a runtime's file, in floating point."),
         "verify": ("bitfront.cli.making:verify", "Compare a file with its reference, tensor by tensor."),
         "benchmark": ("bitfront.cli.making:benchmark", "Time files against each other on this machine."),
