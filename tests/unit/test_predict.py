@@ -339,6 +339,30 @@ def test_scoring_a_random_subset(tmp_path: Path) -> None:
         evaluate(path, "conveyor", labels="a,b")
 
 
+def test_scoring_writes_the_same_report_and_table(tmp_path: Path) -> None:
+    n = len(open_data("conveyor").info.objects)
+    path = str(onnx_file(tmp_path / "m.onnx", {"output": places(n, FOUND[1:2], 1.0)}))
+    plain = evaluate(path, "conveyor", part="val", limit=3, confidence=0.1)
+    told = evaluate(
+        path, "conveyor", part="val", limit=3, confidence=0.1, report=tmp_path / "r.json", csv=tmp_path / "t.csv"
+    )
+    assert told.metrics.values == plain.metrics.values
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["scores"] == {k: pytest.approx(v) for k, v in plain.metrics.values.items()}
+    assert report["images"] == "conveyor:val"
+    assert [len(p["detections"]) for p in report["predictions"]] == [1, 1, 1]
+    (row,) = table(tmp_path / "t.csv")
+    assert float(row["map50"]) == pytest.approx(plain.metrics.values["map50"])
+    assert float(row["fps"]) > 0
+    predict(path, folder_of(tmp_path), limit=1, csv=tmp_path / "t.csv")  # the same columns, without scores
+    assert table(tmp_path / "t.csv")[1]["map50"] == ""
+
+
+def folder_of(place: Path) -> Path:
+    Image.new("RGB", (SIZE, SIZE)).save(place / "a.png")
+    return place / "a.png"
+
+
 def test_parts_of_detectors_are_timed(model: str, folder: Path) -> None:
     (timed,) = benchmark([model], seconds=0.05, images=folder)
     assert timed.parts is not None

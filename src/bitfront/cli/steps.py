@@ -29,6 +29,8 @@ from bitfront.errors import UsageError
 __all__ = ["Part", "evaluate", "metrics_data", "metrics_text", "predict"]
 
 Chosen = Annotated[int | None, whole("Choose the images of --limit at random, by this seed.", 0)]
+Report = Annotated[Path | None, Parameter(help="JSON file of model, times, computer and every answer.")]
+Csv = Annotated[Path | None, Parameter(help="CSV file to which a line of the report is added.")]
 MANY = 25
 """Classes from which on those without a score are left out of tables."""
 Part = Annotated[str | None, Parameter(help="train, val or test [default: the last of them that exists].")]
@@ -78,6 +80,8 @@ def evaluate(
     score: Annotated[str | None, Parameter(help="Metric that drives a search [default: the task's].")] = None,
     limit: Limit = None,
     seed: Chosen = None,
+    report: Report = None,
+    csv: Csv = None,
     threads: Threads = None,
     set_: Set = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
@@ -103,6 +107,8 @@ def evaluate(
         score=given["score"] or "",
         limit=given["limit"],
         seed=seed,
+        report=report,
+        csv=csv,
         threads=given["threads"] or 1,
         cache=cache_folder(),
         progress=progress,
@@ -138,8 +144,8 @@ def predict(
     save: Annotated[bool, Parameter(help="The same in the folder predictions.", negative=())] = False,
     show: Annotated[bool, Parameter(help="Show them in a window; a key goes on.", negative=())] = False,
     masks: Annotated[bool, Parameter(help="Write the label maps too, as PNG.", negative=())] = False,
-    report: Annotated[Path | None, Parameter(help="JSON file of model, times, computer and every answer.")] = None,
-    csv: Annotated[Path | None, Parameter(help="Table to which a line is added.")] = None,
+    report: Report = None,
+    csv: Csv = None,
     data: Annotated[str | None, Parameter(help="Data that names the classes, where the model does not.")] = None,
     limit: Annotated[int | None, whole("At most so many images, evenly apart; of a video, frames.")] = None,
     seed: Chosen = None,

@@ -20,10 +20,10 @@ from bitfront.decode import EXTENSIONS, read_image
 from bitfront.errors import DataError, UsageError
 from bitfront.images import jpeg, png
 from bitfront.screen import Window
-from bitfront.store import append_row, atomic_json, atomic_write
+from bitfront.store import atomic_write
 from bitfront.verbs.answering import FOR_PICTURES, Laps, Times, answered, times_of, with_thresholds
 from bitfront.verbs.opening import Opened, Progress, open_both, open_session, untrained
-from bitfront.verbs.run_report import answer_of, report_of, row_of
+from bitfront.verbs.run_report import answer_of, report_of, write
 from bitfront.verbs.scoring import chosen
 
 __all__ = ["Pictures", "Predicted", "opened_pictures", "predict"]
@@ -137,11 +137,7 @@ def predict(
         drawing = stack.enter_context(_Drawing(opened, pictures, folder, masks, show))
         laps, found, is_whole = _asked(session, opened, pictures, drawing, progress)
     written = report_of(opened, model, pictures.name, threads, times_of(laps), found)
-    if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        atomic_json(Path(report), written)
-    if csv is not None:
-        append_row(Path(csv), row_of(written))
+    write(written, report, csv)
     notes = (*opened.source.notes, *untrained(opened.source), *getattr(session, "notes", ()))
     notes += () if is_whole else (f"stopped after {len(found)} pictures",)
     return Predicted(folder, tuple(drawing.files), time.monotonic() - start, times_of(laps), written, notes)

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from bitfront import __version__
-from bitfront.contracts import DataInfo, Prediction, Task
+from bitfront.contracts import DataInfo, Metrics, Prediction, Task
 from bitfront.measure.system import system
 from bitfront.record import to_json
 from bitfront.registry import load
 from bitfront.sources import Source
+from bitfront.store import append_row, atomic_json, io_errors
 from bitfront.verbs.answering import Times
 from bitfront.verbs.opening import Opened
 
-__all__ = ["answer_of", "report_of", "row_of"]
+__all__ = ["answer_of", "report_of", "row_of", "write"]
 
 SCHEMA = 1
 MIB = 2**20
@@ -47,9 +48,17 @@ def answer_of(name: str, prediction: Prediction, info: DataInfo) -> dict[str, An
 
 
 def report_of(  # noqa: PLR0917
-    opened: Opened, model: str, images: str, threads: int, times: Times | None, predictions: list[dict[str, Any]]
+    opened: Opened,
+    model: str,
+    images: str,
+    threads: int,
+    times: Times | None,
+    predictions: list[dict[str, Any]],
+    metrics: Metrics | None = None,
 ) -> dict[str, Any]:
-    """Return the report of a session as plain data; ``model`` and ``images`` are what was asked for."""
+    """Return the report of a session as plain data; ``model`` and ``images`` are what was asked for, ``metrics`` how it
+    scored where there were labels.
+    """
     task, source = opened.task, opened.source
     place = _file(source)
     n_bytes = place.stat().st_size if place is not None else None
@@ -71,6 +80,8 @@ def report_of(  # noqa: PLR0917
         "n_images": len(predictions),
         "thresholds": _thresholds(task),
         "times": to_json(times),
+        "score": None if metrics is None else metrics.score,
+        "scores": None if metrics is None else to_json(metrics.values),
         "node": platform.node(),
         "system": system(),
         "box": BOX,
@@ -82,7 +93,7 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return a report's line of a table: always the same columns."""
     times = report["times"] or {}
     parts = ("preprocess_ms", "inference_ms", "postprocess_ms")
-    found = report["thresholds"]
+    found, scores = report["thresholds"], report["scores"] or {}
     return {
         "date": report["date"],
         "model": report["model"]["text"],
@@ -101,6 +112,9 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         **{f"{part}_{what}": _number(times, part, what) for part in parts for what in ("mean", "median", "p90")},
         "fps": _number(times, "fps"),
         "inference_fps": _number(times, "inference_fps"),
+        "score": report["score"],
+        "value": scores.get(report["score"]),
+        **{name: scores.get(name) for name in ("map50", "map", "precision", "recall")},
         "n_detections": sum(len(p.get("detections", ())) for p in report["predictions"]),
         "node": report["node"],
         "cpu": report["system"]["cpu"],
@@ -108,6 +122,16 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "ram_bytes": report["system"]["ram_bytes"],
         "os": report["system"]["os"],
     }
+
+
+def write(report: Mapping[str, Any], place: Path | str | None, table: Path | str | None) -> None:
+    """Write a report to a JSON file and its line to a CSV file, where they are named. Raises UsageError, SpaceError."""
+    if place is not None:
+        with io_errors(Path(place)):
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        atomic_json(Path(place), report)
+    if table is not None:
+        append_row(Path(table), row_of(report))
 
 
 def _number(times: Mapping[str, Any], *path: str) -> float | None:

@@ -26,8 +26,9 @@ from bitfront.contracts import (
 from bitfront.decode import read_image, read_mask
 from bitfront.errors import DataError, UsageError
 from bitfront.sources import Source
-from bitfront.verbs.answering import with_thresholds
+from bitfront.verbs.answering import Laps, Times, answered, times_of, with_thresholds
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, open_session, untrained, usable_part
+from bitfront.verbs.run_report import answer_of, report_of, write
 
 __all__ = ["Evaluation", "chosen", "evaluate", "few_or_all", "score_file", "score_session"]
 
@@ -71,6 +72,8 @@ def evaluate(
     score: str = "",
     limit: int | None = None,
     seed: int | None = None,
+    report: Path | str | None = None,
+    csv: Path | str | None = None,
     threads: int = 1,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -98,6 +101,8 @@ def evaluate(
         score: metric that drives (default: the task's).
         limit: score at most so many images, evenly apart.
         seed: chooses the images of ``limit`` at random.
+        report: JSON file of scores, times, the computer and every answer; images then go through one by one.
+        csv: table to which a line of this is added.
         threads: threads of the runtime.
         cache: folder that remembers which files were found whole.
         progress: called with a stage, what is done and what there is.
@@ -131,7 +136,12 @@ def evaluate(
     session = open_session(opened.source, threads)
     notes += getattr(session, "notes", ())
     try:
-        metrics = score_session(session, opened, samples, score=score, progress=progress)
+        if report is None and csv is None:
+            metrics = score_session(session, opened, samples, score=score, progress=progress)
+        else:
+            metrics, times, found = _each(session, opened, samples, score, progress)
+            what = f"{data or image}{':' + name if name else ''}"
+            write(report_of(opened, model, what, threads, times, found, metrics), report, csv)
     finally:
         session.close()
     source = opened.source
@@ -145,6 +155,28 @@ def evaluate(
         time.monotonic() - start,
         tuple(notes),
     )
+
+
+def _each(
+    session: Session, opened: Opened, samples: Part, score: str, progress: Progress | None
+) -> tuple[Metrics, Times | None, list[dict[str, Any]]]:
+    """Score samples one by one; returns the scores, the times after a first answer that warms up, and the answers."""
+    meter = opened.task.meter(opened.info, score)
+    laps: list[Laps] = []
+    found: list[dict[str, Any]] = []
+    for index in range(len(samples)):
+        sample = samples[index]
+        if not index:
+            answered(session, opened.task, opened.source, sample.image)
+        prediction, spent = answered(session, opened.task, opened.source, sample.image)
+        meter.add(prediction, sample)
+        laps.append(spent)
+        found.append(answer_of(sample.id, prediction, opened.info))
+        if progress:
+            progress("evaluate", index + 1, len(samples))
+    if not found:
+        raise DataError(f"'{opened.info.name}' holds no images", hint="`bitfront data check` says what there is")
+    return meter.result(), times_of(laps), found
 
 
 def score_session(
