@@ -13,7 +13,10 @@ from bitfront.runtimes.c_lower import SCRATCH_BYTES, layout, lower, scratch
 from bitfront.runtimes.c_memory import Layout
 from bitfront.runtimes.c_program import TYPES, Call, Held, Place, Program, Step
 
-__all__ = ["Written", "kernels", "write"]
+__all__ = ["OPTIONAL", "Written", "kernels", "write"]
+
+OPTIONAL = ("bf_nms.c", "bf_nms.h")
+"""Files that only detectors have."""
 
 STRUCT_BYTES = {
     "bf_layer": 60, "bf_binary_layer": 44, "bf_move_layer": 32, "bf_gather_layer": 40, "bf_pool_layer": 40,
@@ -48,9 +51,9 @@ class Written:
 
 
 def kernels() -> dict[str, str]:
-    """Return the kernels' files: name -> text."""
+    """Return the kernels' files: name -> text; not those that only detectors have."""
     folder = resources.files("bitfront.runtimes") / "c_kernels"
-    names = sorted(f.name for f in folder.iterdir() if f.name.startswith("bf_"))
+    names = sorted(f.name for f in folder.iterdir() if f.name.startswith("bf_") and f.name not in OPTIONAL)
     return {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
 

@@ -24,7 +24,7 @@ from bitfront.quant import instructions
 from bitfront.quant.costs import PROCESSORS, Costs, bits_of
 from bitfront.quant.plan import Plan
 from bitfront.record import SCHEMA, from_json, to_json
-from bitfront.runtimes import c_project
+from bitfront.runtimes import c_boxes, c_project
 from bitfront.runtimes.c_source import Written, kernels, write
 from bitfront.simulate import fixed_point, reference
 from bitfront.store import atomic_write
@@ -75,6 +75,7 @@ def tree(  # noqa: PLR0917
     """Return all files of an artifact: path -> bytes; equal arguments give equal bytes."""
     found = {f"src/{name}": text for name, text in sources(written).items()}
     found |= c_project.files(written, contract, expected(graph, plan, written))
+    found |= c_boxes.files(written, contract, output)
     described = {
         "schema": SCHEMA,
         "tool": f"bitfront {bitfront.__version__}",
