@@ -15,6 +15,8 @@ class Device:
     description: str
     runtimes: tuple[str, ...]
     """Whose files it runs, the usual one first."""
+    recipes: tuple[str, ...] = ()
+    """Those that it executes; empty: all of its runtimes."""
     kind: str = "host"
     """``host`` (this computer: files are timed), ``microcontroller`` or ``npu`` (costs are modelled)."""
     threads: int = 1

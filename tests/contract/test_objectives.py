@@ -52,6 +52,7 @@ def test_device_is_data(name: str) -> None:
     assert device.name == name
     assert set(device.runtimes) <= set(names("runtime"))
     assert device.threads >= 1
+    assert set(device.recipes) <= {recipe for runtime in device.runtimes for recipe in load("runtime", runtime).recipes}
     assert device.kind in ("host", "microcontroller", "npu")
     assert set(device.objectives) <= set(names("objective"))
     assert not device.core or device.core in set(CORES) & set(cores())

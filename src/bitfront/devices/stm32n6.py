@@ -10,6 +10,7 @@ STM32N6 = Device(
     name="stm32n6",
     description="STM32N6 (Neural-ART, 4.2 MB of RAM): 8-bit ONNX and TFLite files for ST's tools, times modelled",
     runtimes=("onnxruntime", "litert"),
+    recipes=("int8", "int8_s8s8", "int8_compact"),
     kind="npu",
     max_ram_bytes=4_200_000,
     board="stm32n6",

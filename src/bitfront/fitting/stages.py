@@ -126,9 +126,13 @@ class Work(Explorer):
         device = self.request.device
 
         def judged(r: Record) -> Record:
-            if r.status != "dominated" or r.candidate.runtime in device.runtimes:
+            if r.status != "dominated":
                 return r
-            return replace(r, status="dropped", reason=f"held against: {device.name} has no {r.candidate.runtime}")
+            if r.candidate.runtime not in device.runtimes:
+                return replace(r, status="dropped", reason=f"held against: {device.name} has no {r.candidate.runtime}")
+            if device.recipes and not r.candidate.plan and r.candidate.recipe not in device.recipes:
+                return replace(r, status="dropped", reason=f"held against: no {r.candidate.recipe} on {device.name}")
+            return r
 
         return [judged(r) for r in records]
 

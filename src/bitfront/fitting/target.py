@@ -28,7 +28,7 @@ NEED_A_CORE, NEED_A_BOARD = "instructions", "modelled_latency"
 
 
 def for_device(config: Config, device: Device) -> Config:
-    """Return a configuration with the device's own engine, objectives and limits where none are given.
+    """Return a configuration with the device's own engine, recipes, objectives and limits where none are given.
 
     Raises UsageError for objectives and costs that nobody can tell of this device.
     """
@@ -42,6 +42,7 @@ def for_device(config: Config, device: Device) -> Config:
     return replace(
         config,
         runtime=config.runtime or device.runtimes[0],
+        recipes=tuple(config.recipes) or device.recipes,
         objectives=tuple(objectives),
         budget=_within(config.budget, device),
         bits=bits,
