@@ -32,6 +32,8 @@ MAX_BAD_SHARE = 0.01
 MAX_BAD_FILES = 100
 """More unreadable files than this share, or this number, are no accident: the data must be repaired."""
 
+NAMED = 8
+"""Classes that a warning names."""
 GENERATED = 100
 """Of generated data, which has nothing that could be damaged, so many samples of a part are looked at."""
 
@@ -102,7 +104,7 @@ class Health:
         for name, part in self.parts.items():
             lines += [f"{name}: {n} samples: {note}" for note, n in part.notes.items()]
             if part.empty_classes and part.n_examined == part.n:
-                lines.append(f"{name}: nothing of {', '.join(part.empty_classes)}: no score for them here")
+                lines.append(f"{name}: nothing of {_few(part.empty_classes)}: no score for them here")
         lines += [f"the same image stands in {' and '.join(leak)}: scores are too good" for leak in self.leaks[:20]]
         if len(self.leaks) > 20:
             lines.append(f"and {len(self.leaks) - 20} more images that stand in more than one part")
@@ -340,6 +342,12 @@ def _summary(name: str, n: int, findings: Sequence[_Finding], info: DataInfo) ->
         _by_class(whole, info) if whole else {},
         dict(Counter(f.size for f in good).most_common()),
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - NAMED} more classes" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _by_class(counts: NDArray[np.int64] | Counter[int], info: DataInfo) -> dict[str, int]:
