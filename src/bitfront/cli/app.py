@@ -41,7 +41,7 @@ COMMANDS = {
         "train": ("bitfront.cli.training:train", "Train a model."),
         "distill": ("bitfront.cli.training:distill", "Train a model with a teacher."),
         "evaluate": ("bitfront.cli.steps:evaluate", "Score a model on labelled images."),
-        "predict": ("bitfront.cli.steps:predict", "Draw a model's answers over images."),
+        "predict": ("bitfront.cli.steps:predict", "Ask a model about pictures, videos or a camera."),
         "quantize": ("bitfront.cli.making:quantize", "Quantize a model, verify the file and score it against float."),
         "prune": ("bitfront.cli.pruning:prune", "Take channels or weights from a network, and train the rest on."),
         "export": ("bitfront.cli.making:export", "Write a model as a runtime's file, in floating point."),

@@ -201,7 +201,7 @@ def predict(
 def _found(report: Mapping[str, Any]) -> str:
     """What was found, in a line: how many of what."""
     predictions = report["predictions"]
-    head = f"{len(predictions)} pictures"
+    head = f"{len(predictions)} picture{'s' if len(predictions) != 1 else ''}"
     if report["task"] == "detection":
         counts = Counter(one["label"] for found in predictions for one in found["detections"])
     elif report["task"] == "classification":
