@@ -50,10 +50,17 @@ def _plain(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     rows, row_weight = _taps(image.shape[0], height)
     columns, column_weight = _taps(image.shape[1], width)
     tail = (1,) * (image.ndim - 2)
-    wide = image[rows[0]] * (1 - row_weight.reshape(-1, 1, *tail)) + image[rows[1]] * row_weight.reshape(-1, 1, *tail)
-    weight = column_weight.reshape(1, -1, *tail)
-    result = wide[:, columns[0]] * (1 - weight) + wide[:, columns[1]] * weight
-    return np.rint(result) if image.dtype == np.uint8 else result
+    wide = _mixed(image, rows, row_weight.reshape(-1, 1, *tail), 0)
+    result = _mixed(wide, columns, column_weight.reshape(1, -1, *tail), 1)
+    return np.rint(result, out=result) if image.dtype == np.uint8 else result
+
+
+def _mixed(
+    image: NDArray[Any], taps: tuple[NDArray[np.intp], NDArray[np.intp]], weight: NDArray[np.float32], axis: int
+) -> NDArray[Any]:
+    result: NDArray[Any] = image.take(taps[0], axis) * (1 - weight)
+    result += image.take(taps[1], axis) * weight
+    return result
 
 
 def _taps(n_in: int, n_out: int) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float32]]:

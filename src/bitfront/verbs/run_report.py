@@ -74,7 +74,7 @@ def report_of(  # noqa: PLR0917
             "size_bytes": n_bytes,
             "size_mib": None if n_bytes is None else round(n_bytes / MIB, DIGITS),
         },
-        "runtime": {"name": source.runtime or "torch", "version": _version(source), "threads": threads},
+        "runtime": _engine(source, threads),
         "input": {"height": source.input.height, "width": source.input.width, "fit": source.input.fit},
         "images": images,
         "n_images": len(predictions),
@@ -158,9 +158,10 @@ def _file(source: Source) -> Path | None:
     return None if found is None else found.path
 
 
-def _version(source: Source) -> str:
+def _engine(source: Source, threads: int) -> dict[str, Any]:
+    """What computes; torch takes the threads that it is set to."""
     if source.runtime:
-        return str(load("runtime", source.runtime)().version())
+        return {"name": source.runtime, "version": str(load("runtime", source.runtime)().version()), "threads": threads}
     import torch
 
-    return str(torch.__version__)
+    return {"name": "torch", "version": str(torch.__version__), "threads": torch.get_num_threads()}
