@@ -11,8 +11,8 @@ process; scores on the val part, which also chose the best of the few epochs.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from machine import machine
 
+from bitfront.graph import files
+from bitfront.graph.count import count
 from bitfront.measure import timing
 from bitfront.registry import load
 from bitfront.store import atomic_json
@@ -31,58 +33,52 @@ from bitfront.verbs.scoring import evaluate
 RESULTS = Path(__file__).with_name("results")
 
 
-def pruned(args: argparse.Namespace, method: str, share: float, steps: int) -> dict[str, object]:
+def pruned(args: argparse.Namespace, method: str, share: float) -> dict[str, object]:
     """Prune, train, and write a float file; return what is known of it."""
-    out = args.work / f"{args.network}-{method}-{share:g}-{steps}.onnx"
-    options = replace(preset("quantized"), epochs=max(1, args.epochs // steps), rate=args.rate, score=args.score)
-    begin = time.monotonic()
-    found = prune(
-        str(args.models / f"{args.network}.safetensors"), args.data, out, share=share, method=method, steps=steps,
-        options=options, settings=settings(args), live_norm=args.live_norm, seconds=1, part="val",
-        on_epoch=lambda e: print(f"  {share:g}: epoch {e.index + 1}, {e.score}", file=sys.stderr, flush=True),
-    )  # fmt: skip
-    return {
-        "name": out.stem,
-        "pruned": {"method": method, "share": share, "steps": steps, "epochs": options.epochs * steps},
-        "parameters": found.counts.parameters,
-        "macs": found.counts.macs,
-        "untrained": found.before.value,
-        "train_seconds": time.monotonic() - begin,
-        "files": {"float32": described(out, found.metrics)},
-    }
+    out = args.work / f"{args.network}-{method}-{share:g}-{args.steps}-{args.epochs}.onnx"
+    options = replace(preset("quantized"), epochs=max(1, args.epochs // args.steps), rate=args.rate, score=args.score)
+    if not out.exists():
+        prune(
+            str(args.models / f"{args.network}.safetensors"), args.data, out, share=share, method=method,
+            steps=args.steps, options=options, settings=settings(args), live_norm=args.live_norm, seconds=1, part="val",
+            on_epoch=lambda e: print(f"  {share:g}: epoch {e.index + 1}, {e.score}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+    how = json.loads(out.with_suffix(".manifest.json").read_text())["pruned"]
+    return described(args, out, {"pruned": {**how, "epochs": options.epochs * args.steps}})
 
 
 def given(args: argparse.Namespace, name: str) -> dict[str, object]:
     """Return what is known of a checkpoint as a float file."""
     out = args.work / f"{name}.onnx"
-    export(str(args.models / f"{name}.safetensors"), out, data=args.data, settings=settings(args))
-    metrics = evaluate(str(out), args.data, part="val", score=args.score).metrics
-    return {"name": name, "files": {"float32": described(out, metrics)}}
+    if not out.exists():
+        export(str(args.models / f"{name}.safetensors"), out, data=args.data, settings=settings(args))
+    return described(args, out, {})
 
 
-def with_int8(args: argparse.Namespace, row: dict[str, object]) -> dict[str, object]:
-    """Add the int8 file of a float file."""
-    out = args.work / f"{row['name']}-int8.onnx"
-    made = quantize(str(args.work / f"{row['name']}.onnx"), args.data, out, part="val", score=args.score)
-    row["files"]["int8"] = {**described(out, made.metrics), "verified": made.agreement.verified}
-    return row
-
-
-def described(path: Path, metrics: object) -> dict[str, object]:
-    """Return score and size of a file."""
-    values = {name: value for name, value in metrics.values.items() if value is not None}
-    return {"score": metrics.value, "metrics": values, "size_bytes": path.stat().st_size}
+def described(args: argparse.Namespace, out: Path, facts: dict[str, object]) -> dict[str, object]:
+    """Return what is known of a float file and its int8 twin, which is written if it is not there."""
+    rounded = out.with_name(f"{out.stem}-int8.onnx")
+    if not rounded.exists():
+        quantize(str(out), args.data, rounded, part="val", score=args.score)
+    counts = count(files.load(out.with_suffix(files.SUFFIX))[0])
+    found = {"name": out.stem, **facts, "parameters": counts.parameters, "macs": counts.macs, "files": {}}
+    for recipe, path in (("float32", out), ("int8", rounded)):
+        metrics = evaluate(str(path), args.data, part="val", score=args.score).metrics
+        values = {name: value for name, value in metrics.values.items() if value is not None}
+        found["files"][recipe] = {"score": metrics.value, "metrics": values, "size_bytes": path.stat().st_size}
+    print(found["name"], [f["score"] for f in found["files"].values()], file=sys.stderr, flush=True)
+    return found
 
 
 def timed(args: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     """Time all files in turns; ratios are to the unpruned network in float."""
     engine = load("runtime", "onnxruntime")()
-    files = {(row["name"], recipe): file for row in rows for recipe, file in row["files"].items()}
-    paths = {key: args.work / f"{key[0]}{'' if key[1] == 'float32' else '-int8'}.onnx" for key in files}
+    written = {(row["name"], recipe): file for row in rows for recipe, file in row["files"].items()}
+    paths = {key: args.work / f"{key[0]}{'' if key[1] == 'float32' else '-int8'}.onnx" for key in written}
     sessions = {"/".join(key): engine.open(path, 1) for key, path in paths.items()}
     image = np.random.default_rng(0).normal(size=(1, 3, args.size, args.size)).astype(np.float32)
     found = timing.measure(sessions, image, f"{args.network}/float32", seconds=args.seconds)
-    for key, file in files.items():
+    for key, file in written.items():
         measured = found["/".join(key)]
         file |= {"latency_ms": measured.value, "ratio": measured.ratio, "noise_floor": measured.noise_floor}
 
@@ -130,11 +126,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    rows = [with_int8(args, given(args, name)) for name in dict.fromkeys([args.network, *args.front])]
-    for method in args.methods:
-        for share in args.shares:
-            rows.append(with_int8(args, pruned(args, method, share, args.steps)))
-            print(rows[-1], file=sys.stderr, flush=True)
+    rows = [pruned(args, method, share) for method in args.methods for share in args.shares]
+    rows += [given(args, name) for name in dict.fromkeys([args.network, *args.front])]
     timed(args, rows)
     report = {
         "benchmark": "pruning",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_chain_loses_the_channels_with_the_smallest_weights(rng: np.random.Gen
 def test_zeroing_the_filters_alone_is_what_removal_does_where_zero_stays_zero(rng: np.random.Generator) -> None:
     net = Net(rng)
     graph = net.build([net.conv("b", net.conv("a", net.x, 8, kernel=3), 2)])
-    pruned = prune_channels(graph, 0.5, multiple=1)
+    pruned = prune_channels(graph, 0.5, "layer", multiple=1)
     gone = [i for i in range(8) if i not in _rows(pruned.graph.constants["a.weight"], graph.constants["a.weight"])]
     values = {name: graph.constants[name].copy() for name in ("a.weight", "a.bias")}
     for value in values.values():
@@ -316,3 +317,32 @@ def test_zeros_stay_zero_in_training(rng: np.random.Generator) -> None:
     before = graph.constants["a.weight"]
     np.testing.assert_array_equal(trained == 0, before == 0)
     assert not np.array_equal(trained, before)
+
+
+def test_statistics_are_restored_layer_by_layer(rng: np.random.Generator) -> None:
+    pytest.importorskip("torch")
+    from bitfront.graph.restore import restore_statistics
+
+    net = Net(rng)
+    hidden = net.conv("b", net.conv("a", net.x, 12), 12, kernel=3)
+    graph = net.build([net.conv("out", hidden, 3)])
+    last = graph.nodes[-1]
+    images = [rng.normal(size=(4, 3, 6, 6)).astype(np.float32)]
+    pruned = prune_channels(graph, 0.5, "layer", multiple=1)
+    restored = restore_statistics(graph, pruned.graph, pruned.left, images)
+    assert last["clip"] == RELU
+    # the clip follows the statistics, so they are compared where it does not act
+    free = [_without_clip(g) for g in (graph, pruned.graph, restored)]
+    before, without, after = (reference.run(g, images[0])["out"] for g in free)
+    for moment in (np.mean, np.std):
+        wanted = moment(before, axis=(0, 2, 3))
+        np.testing.assert_allclose(moment(after, axis=(0, 2, 3)), wanted, rtol=1e-3, atol=1e-3)
+        assert not np.allclose(moment(without, axis=(0, 2, 3)), wanted, rtol=1e-2)
+    same = restore_statistics(graph, graph, {}, images)
+    np.testing.assert_allclose(run(same)[0], run(graph)[0], rtol=1e-3, atol=1e-3)
+
+
+def _without_clip(graph: Graph) -> Graph:
+    *others, last = graph.nodes
+    bare = replace(last, attributes={**last.attributes, "clip": None})
+    return replace(graph, nodes=(*others, bare))

@@ -39,7 +39,7 @@ def prune(
     method: Annotated[
         str,
         Parameter(
-            help="structured: channels of every layer; structured_global: the least important of all; unstructured: "
+            help="structured: the least important channels; structured_even: as many of every layer; unstructured: "
             "weights of every layer become zero; global: the smallest of all."
         ),
     ] = "structured",

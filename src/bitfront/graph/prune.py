@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfront.errors import UsageError, unknown_name
-from bitfront.graph.channels import Sets
+from bitfront.graph.channels import Ids, Sets
 from bitfront.graph.ir import Graph
 from bitfront.graph.tied_channels import TiedChannels
 
@@ -40,6 +40,8 @@ class Pruned:
     graph: Graph
     removed: frozenset[int]
     """Sets of :class:`TiedChannels` of the graph before."""
+    left: Mapping[str, Ids]
+    """Tensor -> the channels of the graph before that it still has; all, where a tensor is not named."""
     n_removed: int
     """Output channels of layers that are gone."""
     n_channels: int
@@ -52,7 +54,7 @@ def check_share(share: float) -> None:
         raise UsageError(f"a share of {share:g} cannot be pruned", hint="a number from 0 to below 1, e.g. 0.3")
 
 
-def prune_channels(graph: Graph, share: float, scope: str = "layer", multiple: int = MULTIPLE) -> Pruned:
+def prune_channels(graph: Graph, share: float, scope: str = "global", multiple: int = MULTIPLE) -> Pruned:
     """Remove the least important channels of a prepared graph.
 
     Args:
@@ -72,7 +74,7 @@ def prune_channels(graph: Graph, share: float, scope: str = "layer", multiple: i
     tied = TiedChannels(graph)
     n_channels = sum(ids.size for ids in tied.made)
     if share == 0:
-        return Pruned(graph, frozenset(), 0, n_channels)
+        return Pruned(graph, frozenset(), {}, 0, n_channels)
     importance = _importance(tied)
     groups = _groups(tied)
     order = sorted(importance, key=lambda root: (importance[root], root))
@@ -85,7 +87,8 @@ def prune_channels(graph: Graph, share: float, scope: str = "layer", multiple: i
         removed.update(ranked[: len(members) - n_kept])
     _leave_one(tied, removed, importance)
     n_removed = sum(int(np.isin(tied.roots(ids), list(removed)).sum()) for ids in tied.made)
-    return Pruned(tied.without(removed) if removed else graph, frozenset(removed), n_removed, n_channels)
+    made = tied.without(removed) if removed else graph
+    return Pruned(made, frozenset(removed), tied.left(removed), n_removed, n_channels)
 
 
 def prune_weights(graph: Graph, share: float, scope: str = "layer") -> Graph:

@@ -60,6 +60,11 @@ class TiedChannels:
         found = {name: self.roots(ids) for name, (_, ids) in self._at.items() if name not in self.graph.constants}
         return {name: roots for name, roots in found.items() if roots.any()}
 
+    def left(self, removed: Iterable[int]) -> dict[str, Ids]:
+        """Return which channels of every map stay when some sets are removed."""
+        gone = np.fromiter(removed, np.int64)
+        return {name: np.flatnonzero(~np.isin(roots, gone)) for name, roots in self.tensors().items()}
+
     def without(self, removed: Iterable[int]) -> Graph:
         """Return the graph without the channels of some sets. Raises ValueError where a map would have none left."""
         gone = np.fromiter(removed, np.int64)

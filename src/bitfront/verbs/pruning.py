@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitfront import batches
 from bitfront.contracts import Metrics, Part, Runtime
@@ -51,12 +52,14 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Pruning", "Step", "Twin", "plan_pruning", "prune"]
 
 METHODS: Mapping[str, str] = {
-    "structured": "the same share of every layer's channels, removed from the graph",
-    "structured_global": "a share of all channels, the least important first, removed from the graph",
+    "structured": "a share of all channels, the least important first, removed from the graph",
+    "structured_even": "the same share of every layer's channels, removed from the graph",
     "unstructured": "the smallest weights of every layer set to zero",
     "global": "the smallest weights of all layers set to zero",
 }
 """How networks are pruned."""
+N_RESTORE = 32
+"""Images on which the statistics of pruned layers are restored."""
 ZEROS = "weights that are zero take as much room and time as others in dense files: only whole channels are removed"
 NO_GAIN = "neither smaller nor measurably faster than the unpruned file"
 
@@ -68,7 +71,7 @@ class Step:
     share: float
     """Pruned so far, of the original network."""
     before: float
-    """Validation score of the graph after pruning; as it came in an untrained round too."""
+    """Validation score of the pruned graph, its statistics restored."""
     after: float
     """After training."""
     n_epochs: int
@@ -96,7 +99,7 @@ class Pruning:
     agreement: Agreement
     unpruned: Twin
     before: Metrics
-    """Of the pruned network without any training, as a float file."""
+    """Of the pruned network, its statistics restored, without any training: as a float file."""
     metrics: Metrics
     counts: Counts
     zeros: float
@@ -196,7 +199,8 @@ def prune(
     state = place.with_name(f"{place.name}.training")
     with tempfile.TemporaryDirectory() as folder:
         say("prune", 0, 0)
-        at_once = _pruned(flat, method, share, multiple)
+        images = calibration_images(opened, N_RESTORE, seed, cache)
+        at_once = _pruned(flat, method, share, multiple, images)
         if fine_tune:
             check_loss(Start(opened, flat, at_once, Plan("float32"), ()), train_part)
         before = score(_written(float_engine, at_once, Plan("float32"), source, Path(folder) / "before"), float_engine)
@@ -204,7 +208,7 @@ def prune(
         twin = Twin(score(twin_path), size_of(engine, twin_path), count(flat))
         graph, done = _rounds(
             opened, flat, _plan_of_shares(share, steps), method, multiple, (train_part, val_part), chosen, state,
-            seed, on_epoch, fine_tune=fine_tune, live_norm=live_norm,
+            seed, on_epoch, images, fine_tune=fine_tune, live_norm=live_norm,
         )  # fmt: skip
         rounded, plan = finished(graph)
         write_artifact(engine, rounded, plan, source, place)
@@ -226,7 +230,7 @@ def prune(
     notes = [*source.notes, *untrained(source), *filter(None, [note]), *warnings]
     notes += [] if method[:10] == "structured" else [ZEROS]
     made = describe(place, recipe, engine, source, began, tuple(notes))
-    if made.size_bytes >= twin.size_bytes and timing.difference(latency) == "no difference":
+    if made.size_bytes >= twin.size_bytes and not _is_faster(latency):
         made = describe(place, recipe, engine, source, began, (*notes, NO_GAIN))
     facts = {
         "agreement": to_json(agreement),
@@ -288,6 +292,10 @@ def plan_pruning(
     }
 
 
+def _is_faster(latency: Measurement) -> bool:
+    return latency.ratio is not None and latency.ratio < 1 - (latency.noise_floor or 0)
+
+
 def _check(share: float, method: str, multiple: int, steps: int, recipe: str) -> None:
     check_share(share)
     if method not in METHODS:
@@ -304,10 +312,21 @@ def _plan_of_shares(share: float, steps: int) -> list[float]:
     return [share * (i + 1) / steps for i in range(steps)]
 
 
-def _pruned(graph: Graph, method: str, share: float, multiple: int) -> Graph:
+def _pruned(
+    graph: Graph, method: str, share: float, multiple: int, images: Sequence[NDArray[np.float32]] = ()
+) -> Graph:
+    """Prune a graph; with ``images`` the statistics of its layers are restored on them."""
+    left: Mapping[str, NDArray[np.int64]] = {}
     if method in ("unstructured", "global"):
-        return prune_weights(graph, share, "global" if method == "global" else "layer")
-    return prune_channels(graph, share, "global" if method == "structured_global" else "layer", multiple).graph
+        made = prune_weights(graph, share, "global" if method == "global" else "layer")
+    else:
+        found = prune_channels(graph, share, "layer" if method == "structured_even" else "global", multiple)
+        made, left = found.graph, found.left
+    if share == 0 or not images:
+        return made
+    from bitfront.graph.restore import restore_statistics
+
+    return restore_statistics(graph, made, left, images)
 
 
 def _rounds(  # noqa: PLR0917
@@ -321,6 +340,7 @@ def _rounds(  # noqa: PLR0917
     state: Path,
     seed: int,
     on_epoch: Callable[[Epoch], str | None] | None,
+    images: Sequence[NDArray[np.float32]],
     *,
     fine_tune: bool,
     live_norm: float | None,
@@ -333,7 +353,7 @@ def _rounds(  # noqa: PLR0917
     for i, share in enumerate(shares):
         now = share if zeros else 1 - (1 - share) / left
         left = 1 - share
-        graph = _pruned(graph, method, now, multiple if i == len(shares) - 1 else 1)
+        graph = _pruned(graph, method, now, multiple if i == len(shares) - 1 else 1, images)
         if not fine_tune:
             continue
         trained = train_under_plan(
