@@ -52,6 +52,9 @@ def export(
             "one beside it, or RUN:CANDIDATE."
         ),
     ] = "",
+    simplify: Annotated[
+        bool, Parameter(help="Let onnxslim simplify it; kept if smaller and equal in its answers.", negative=())
+    ] = False,
     runtime: RuntimeName = None,
     set_: Set = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
@@ -67,6 +70,7 @@ def export(
         data=data,
         recipe=recipe,
         plan=plan,
+        simplified=simplify,
         runtime=given["runtime"] or "",
         settings=knobs(set_, shared),
         runs=given["runs"] or "runs",

@@ -39,6 +39,7 @@ from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, unt
 from bitfront.verbs.plans import open_plan
 from bitfront.verbs.quantized_start import fed, made_for
 from bitfront.verbs.scoring import few_or_all, score_file
+from bitfront.verbs.simplifying import simplify
 
 __all__ = ["Quantized", "export", "plan_quantization", "quantize"]
 
@@ -64,6 +65,7 @@ def export(
     data: str | None = None,
     recipe: str = "float32",
     plan: Path | str = "",
+    simplified: bool = False,
     runtime: str = "",
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
@@ -76,7 +78,8 @@ def export(
 
     In ``float32`` or ``float16``; or under a ``plan``, as :func:`bitfront.verbs.plans.open_plan` reads it below
     ``runs``: where its graph is stored with it, that one is written, and MODEL says how it is fed and read. ``data``
-    names the classes where the model does not. Raises UsageError, DataError, DeviceError, SpaceError.
+    names the classes where the model does not. ``simplified``: by onnxslim, where that makes the file smaller and it
+    answers the same; a note says what came of it. Raises UsageError, DataError, DeviceError, SpaceError.
     """
     start = time.monotonic()
     if recipe not in FLOATS:
@@ -94,6 +97,7 @@ def export(
     else:
         graph, formats = build(recipe, passes.prepare(opened.source.graph()))
     write_artifact(engine, graph, formats, opened.source, place)
+    notes = (*notes, simplify(place, engine, opened.source.input)) if simplified else notes
     made = describe(place, formats.recipe, engine, opened.source, start, notes)
     write_manifest(place, manifest_of(made, opened.source, model, data))
     return made
