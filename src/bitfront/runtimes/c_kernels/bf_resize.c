@@ -31,10 +31,11 @@ void bf_resize_nearest(const bf_resize_layer *p, const void *x, void *y) {
 static void blend(const bf_resize_layer *p, const uint8_t *x, int32_t oy, int32_t first, int32_t n, int32_t *line) {
     const int32_t bytes = BF_BYTES(p->in_type), weight = p->row_weights[oy];
     const int32_t upper = p->rows[oy], lower = upper + 1 < p->in_h ? upper + 1 : upper;
+    const int32_t is_whole = n == p->channels, n_rows = is_whole ? 1 : p->in_w, n_row = is_whole ? n * p->in_w : n;
     int32_t held[BLOCK], ix, c, i;
-    for (ix = 0; ix < p->in_w; ix++) {
-        for (c = 0; c < n; c += BLOCK) {
-            const int32_t m = bf_clamp(n - c, 0, BLOCK), at = first + c;
+    for (ix = 0; ix < n_rows; ix++) { /* of all channels one row, else a row for each pixel */
+        for (c = 0; c < n_row; c += BLOCK) {
+            const int32_t m = bf_clamp(n_row - c, 0, BLOCK), at = first + c;
             int32_t *const out = line + ix * n + c;
             bf_read(out, x + ((upper * p->in_w + ix) * p->channels + at) * bytes, p->in_type, m);
             bf_read(held, x + ((lower * p->in_w + ix) * p->channels + at) * bytes, p->in_type, m);

@@ -35,7 +35,7 @@
 /* The nearest code of 8 bits. */
 static inline int32_t bf_to_i8(int32_t v) {
 #if BF_DSP
-    return __ssat(v, 8);
+    return (int32_t)__ssat(v, 8);
 #else
     return v < -128 ? -128 : v > 127 ? 127 : v;
 #endif
