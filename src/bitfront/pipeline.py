@@ -74,6 +74,7 @@ def fit(
     score: str = "",
     threads: int = 1,
     retrain: str = "auto",
+    teacher: Path | str = "",
     limit: int | None = None,
     track: Sequence[str] = (),
     pick: str = "knee",
@@ -114,6 +115,7 @@ def fit(
         score: metric that drives the search (default: the task's).
         threads: threads of the engine.
         retrain: ``auto`` (fresh networks, and given weights at other sizes than their own), ``always`` or ``never``.
+        teacher: a trained network whose outputs every training learns from, too (knowledge distillation).
         limit: use at most so many images of each part.
         track: trackers by name that get parameters, curves and the front, below ``runs/tracking``.
         pick: which member of the front is recommended: ``knee``, ``fastest``, ``smallest``, ``best``, or a
@@ -148,7 +150,7 @@ def fit(
         stages=tuple(stages),
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=seed, score=score,
         threads=threads, retrain=retrain, limit=limit, pick=pick, suite=suite, bits=bits or BitSearch(),
-        track=tuple(track),
+        track=tuple(track), teacher=str(teacher),
     )  # fmt: skip
     require(config.track)
     crew = _crew(workers, ray)

@@ -180,6 +180,9 @@ def fit(
         Parameter(help="Recommend the knee, fastest, smallest or best one, or one by id [default: knee]."),
     ] = None,
     retrain: Annotated[str | None, Parameter(help="auto, always or never, for models that have weights.")] = None,
+    teacher: Annotated[
+        str | None, Parameter(help="A trained network that every training learns from, too: checkpoint or .onnx file.")
+    ] = None,
     epochs: Annotated[int | None, whole("Epochs of a training from scratch.")] = None,
     batch_size: Annotated[int | None, whole("Images of a training step.")] = None,
     learning_rate: Annotated[float | None, Parameter(help="Learning rate at the start.")] = None,
@@ -219,7 +222,7 @@ def fit(
         model=model, data=data, effort=effort, stages=stage,
         pick=pick, recipes=recipe, objectives=objective, retrain=retrain, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, augment=augment, score=score,
-        runtime=runtime[0] if runtime else None, runtimes=(runtime or [])[1:] or None,
+        runtime=runtime[0] if runtime else None, runtimes=(runtime or [])[1:] or None, teacher=teacher,
         device=device, threads=threads, limit=limit, seed=seed, track=track,
     )  # fmt: skip
     options = {key: value for key, value in given.items() if value is not None}

@@ -79,6 +79,8 @@ class Config:
     score: str = ""
     threads: int = 1
     retrain: str = "auto"
+    teacher: str = ""
+    """A trained network that teaches in every training; empty: none."""
     limit: int | None = None
     track: Sequence[str] = ()
     """Trackers that get curves, parameters and the front."""

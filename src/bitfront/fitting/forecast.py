@@ -14,7 +14,7 @@ from bitfront import batches
 from bitfront.fitting.schedule import Job
 from bitfront.fitting.shop import Shop
 from bitfront.fitting.space import Architecture
-from bitfront.fitting.training import new_module, threads_for, torch_macs
+from bitfront.fitting.training import new_module, teaching, threads_for, torch_macs
 
 __all__ = ["Forecast", "Job", "fitted", "probe"]
 
@@ -157,6 +157,8 @@ def _step_time(shop: Shop, architecture: Architecture, options: Any) -> float:
     opened, contract = shop.opened, shop.opened.source.contract(architecture.size, architecture.options)
     with torch.random.fork_rng(devices=[]):
         module = new_module(shop, architecture, None, 0).to(memory_format=torch.channels_last).train()
+        make = teaching(shop, contract, options)
+        distiller = make(module) if make else None
         optimizer = torch.optim.Adam(module.parameters(), 1e-4)
         augment = batches.AUGMENTS[options.augment]
         part = batches.cached(shop.parts["train"][: options.batch_size * (STEPS + 1)], contract, augment)
@@ -170,7 +172,13 @@ def _step_time(shop: Shop, architecture: Architecture, options: Any) -> float:
             images = torch.from_numpy(batch.images).to(memory_format=torch.channels_last)
             optimizer.zero_grad()
             training_loss(
-                module, images, batch, task=opened.task, info=opened.info, output=opened.source.output
+                module,
+                images,
+                batch,
+                task=opened.task,
+                info=opened.info,
+                output=opened.source.output,
+                distiller=distiller,
             ).backward()
             optimizer.step()
             now = time.monotonic()

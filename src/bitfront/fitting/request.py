@@ -32,6 +32,7 @@ from bitfront.fitting.window import Window, fewest_bits
 from bitfront.registry import load
 from bitfront.verbs.artifacts import open_runtime
 from bitfront.verbs.opening import Opened, open_both
+from bitfront.verbs.teaching import Teacher, open_teacher
 
 __all__ = ["Request", "open_request", "reopen"]
 
@@ -128,6 +129,8 @@ def open_request(config: Config) -> Request:
         weights=Path(config.weights) if config.weights else None,
     )
     opened = replace(opened, task=_with_dice(opened.task))
+    if config.teacher:
+        open_teacher(Teacher(config.teacher), opened)
     opened.task.meter(opened.info, config.score)  # an unknown score is an error now, not in an hour
     assert opened.dataset is not None
     sample = opened.dataset.part(opened.dataset.parts()[0])[0]

@@ -18,6 +18,7 @@ from bitfront.registry import load
 from bitfront.scan import scan, without
 from bitfront.tracking import Tracking
 from bitfront.verbs.opening import Opened
+from bitfront.verbs.teaching import Teacher
 
 __all__ = ["Shop", "Store", "Tell", "Way", "open_shop"]
 
@@ -86,6 +87,8 @@ class Shop:
     """Called with every record as soon as its file is there."""
     device: Device = HERE
     """What files are for."""
+    teacher: Teacher | None = None
+    """Who teaches in every training."""
     one_thread: bool = False
     """Whether trainings take one thread whatever their size: beside each other, and the same bits everywhere."""
 
@@ -138,6 +141,7 @@ def open_shop(db: Store, config: Config, opened: Opened, runtimes: Sequence[Runt
         threads=config.threads,
         device=load("device", config.device),
         tell=tell,
+        teacher=Teacher(config.teacher) if config.teacher else None,
     )
 
 

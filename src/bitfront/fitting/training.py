@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,20 @@ from bitfront.fitting.shop import Shop
 from bitfront.fitting.space import Architecture
 from bitfront.graph import capture
 from bitfront.record import content_id, digest_file, from_json, to_json
+from bitfront.verbs.teaching import distilling
 from bitfront.weights import arrays, recognise
 
-__all__ = ["Training", "hopeless", "n_parameters", "new_module", "threads_for", "torch_macs", "train_architecture"]
+__all__ = [
+    "Training",
+    "hopeless",
+    "n_parameters",
+    "new_module",
+    "taught_by",
+    "teaching",
+    "threads_for",
+    "torch_macs",
+    "train_architecture",
+]
 
 HOPELESS_AFTER = 0.5
 """Share of the epochs before which no training is given up."""
@@ -93,6 +104,7 @@ def train_architecture(
         "seed": shop.seed,
         "score": shop.score,
         "rivals": sorted(r.id for r in rivals),
+        **taught_by(shop),
     }
     identity = content_id("train", inputs)[:12]
 
@@ -122,6 +134,7 @@ def _train(
     seed = shop.seed_of("train", architecture.knobs)
     module = new_module(shop, architecture, start, seed)
     contract = source.contract(architecture.size, architecture.options)
+    distil = teaching(shop, contract, options)
     macs, parameters = torch_macs(module, contract), _n_parameters(module)
     curve: dict[int, dict[str, Any]] = {}
 
@@ -155,6 +168,7 @@ def _train(
             on_epoch=on_epoch,
             header={"model": source.name, "options": dict(architecture.options)},
             output=source.output,
+            distiller=distil(module) if distil else None,
         )
     ended = result.stopped in ("completed", "patience", "time")
     rows = [{"epoch": e.index + 1, **{k: v for k, v in to_json(e).items() if k != "index"}} for e in result.epochs]
@@ -171,6 +185,23 @@ def _train(
         stopped=result.stopped,
         curve=rows,
     )
+
+
+def teaching(shop: Shop, contract: InputContract, options: Any) -> Callable[[Any], Any] | None:
+    """Return what makes the distiller of a network with this input; ``None`` in a run without a teacher.
+
+    Raises UsageError, DataError.
+    """
+    opened = replace(shop.opened, source=replace(shop.opened.source, input=contract))
+    return distilling(shop.teacher, opened, max(1, len(shop.parts["train"]) // options.batch_size), shop.seed)
+
+
+def taught_by(shop: Shop) -> dict[str, str]:
+    """Return what tells trainings with one teacher from those with another, or with none."""
+    if shop.teacher is None:
+        return {}
+    path = Path(shop.teacher.model)
+    return {"teacher": digest_file(path) if path.is_file() else shop.teacher.model}
 
 
 def hopeless(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bitfront.fitting.searching import Searched
 from bitfront.fitting.shop import Shop
-from bitfront.fitting.training import threads_for
+from bitfront.fitting.training import taught_by, teaching, threads_for
 from bitfront.graph.ir import Graph
 from bitfront.quant.plan import Plan
 from bitfront.record import content_id
@@ -55,7 +55,8 @@ def train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | N
         n = epoch.index + 1
         shop.tell("train", f"{label}: epoch {n} of {options.epochs}", n / options.epochs)
 
-    identity = content_id("plan", graph.id, plan.id, options, shop.digest, shop.seed)[:12]
+    taught = taught_by(shop)
+    identity = content_id("plan", graph.id, plan.id, options, shop.digest, shop.seed, *filter(None, [taught]))[:12]
     with threads_for(0 if shop.one_thread else searched.network.counts.macs * options.batch_size):
         done = train_under_plan(
             graph,
@@ -70,6 +71,7 @@ def train_plan(shop: Shop, searched: Searched, member: Member, time_s: float | N
             shop.seed_of("train", plan.id),
             on_epoch,
             output=shop.opened.source.output,
+            distil=teaching(shop, searched.network.contract, options),
         )
     if done.trained.best_epoch < 0:
         return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bitfront.train.distill import Distiller
 
-__all__ = ["Teacher", "described", "distilling"]
+__all__ = ["Teacher", "described", "distilling", "open_teacher"]
 
 USUAL_DELAY = 400
 """Steps before features are imitated, at most one epoch (Wang et al. 2019)."""
@@ -55,12 +55,7 @@ def distilling(
 
     student = opened.source
     size = (student.input.height, student.input.width)
-    source = open_model(teacher.model, task=opened.task, info=opened.info, weights=teacher.weights)
-    if untrained(source) and not teacher.random:
-        raise UsageError(
-            f"the teacher {source.name} is untrained: it would teach noise",
-            hint="give a checkpoint: --teacher FILE.safetensors, or --teacher-weights FILE",
-        )
+    source = open_teacher(teacher, opened)
     fed = source.contract(size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -84,6 +79,22 @@ def distilling(
     return distiller
 
 
+def open_teacher(teacher: Teacher, opened: Opened) -> Source:
+    """Return a teacher as a model. Raises UsageError, DataError as ``distilling``."""
+    source = open_model(teacher.model, task=opened.task, info=opened.info, weights=teacher.weights)
+    if untrained(source) and not teacher.random:
+        raise UsageError(
+            f"the teacher {source.name} is untrained: it would teach noise",
+            hint="give a checkpoint: --teacher FILE.safetensors, or --teacher-weights FILE",
+        )
+    if source.kind == "artifact":
+        raise UsageError(
+            f"'{source.path}' runs in its runtime only and cannot teach",
+            hint="give the network: a checkpoint or an .onnx file in floating point",
+        )
+    return source
+
+
 def described(teacher: Teacher | None) -> dict[str, object]:
     """Return what a checkpoint says of its teacher; empty without one."""
     if teacher is None:
@@ -94,11 +105,6 @@ def described(teacher: Teacher | None) -> dict[str, object]:
 def _module(source: Source, size: tuple[int, int]) -> nn.Module:
     from bitfront.graph.module import GraphModule
 
-    if source.kind == "artifact":
-        raise UsageError(
-            f"'{source.path}' runs in its runtime only and cannot teach",
-            hint="give the network: a checkpoint or an .onnx file in floating point",
-        )
     if source.kind == "onnx":
         return GraphModule(passes.prepare(source.graph(size)))
     return source.build(size=size)
