@@ -25,15 +25,12 @@ RESULTS = Path(__file__).parent / "results"
 def trained(args: argparse.Namespace) -> dict[str, object]:
     """Train (or go on), writing the curve as it grows."""
     torch.set_num_threads(1)
-    options = replace(preset("detection"), epochs=args.epochs)
-    curve = []
+    options = replace(preset("detection"), epochs=args.epochs, time_limit_seconds=args.time)
 
     def on_epoch(epoch: object) -> None:
-        curve.append({"epoch": epoch.index + 1, "loss": epoch.loss, "map50": epoch.score, "seconds": epoch.seconds})
         if epoch.score is not None:
-            print(
-                f"epoch {epoch.index + 1}: loss {epoch.loss:.3f}, mAP@.5 {epoch.score:.4f}", file=sys.stderr, flush=True
-            )
+            text = f"epoch {epoch.index + 1}: loss {epoch.loss:.3f}, mAP@.5 {epoch.score:.4f}"
+            print(text, file=sys.stderr, flush=True)
 
     settings = {"resolution": (args.size, args.size)}
     out = args.work / f"{args.model}.safetensors"
@@ -48,7 +45,8 @@ def trained(args: argparse.Namespace) -> dict[str, object]:
         "interval": done.metrics.interval,
         "n_images": done.metrics.n,
         "seconds": done.seconds,
-        "curve": curve,
+        "stopped": done.stopped,
+        "curve": [{"epoch": e.index + 1, "loss": e.loss, "map50": e.score, "seconds": e.seconds} for e in done.epochs],
     }
 
 
@@ -59,6 +57,7 @@ def main() -> None:
     parser.add_argument("--model", default="yolo_v5n")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--time", type=float, help="seconds after which to finish with the best epoch so far")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("bccd"))
     parser.add_argument("--result", type=Path, default=RESULTS / "bccd_training.json")

@@ -84,19 +84,22 @@ def _open_chosen(path: Path) -> Dataset | None:
     """Open a YAML file that names a ``reader``, its ``path`` and its options; ``None`` when it names none."""
     document = read(path)
     options = dict(document.values)
-    name, folder = options.pop("reader", None), options.pop("path", ".")
+    name, folder = options.pop("reader", None), options.pop("path", None)
     if name is None:
         return None
     if name not in names("dataset") or name == "yaml":
         raise UsageError(
             f"{document.where('reader')}: no reader '{name}'", hint=f"known: {', '.join(names('dataset'))}"
         )
-    known = [key for key in inspect.signature(load("dataset", name).open).parameters if key != "root"]
+    parameters = inspect.signature(load("dataset", name).open).parameters
+    known = [key for key, p in parameters.items() if key != "root" and p.kind is not p.VAR_KEYWORD]
     for key in options:
         if key not in known:
             raise UsageError(f"{document.where(key)}: '{name}' has no such option", hint=f"it has {', '.join(known)}")
+    generated = folder is None and parameters["root"].default is None
+    root = None if generated else path.parent / Path(str(folder or ".")).expanduser()
     try:
-        return _open(name, path.parent / Path(str(folder)).expanduser(), options)
+        return _open(name, root, options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: these options do not fit '{name}': {error}", hint="check their types") from error
 

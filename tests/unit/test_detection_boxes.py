@@ -14,7 +14,7 @@ from bitfront import images
 from bitfront.contracts import DataInfo, Head, InputContract, OutputContract, Prediction
 from bitfront.errors import DataError, UsageError
 from bitfront.tasks.detection import Detection
-from bitfront.tasks.detection_boxes import objects, restored
+from bitfront.tasks.detection_boxes import restored
 from bitfront.tasks.detection_decode import candidates
 from bitfront.tasks.detection_nms import nms
 from bitfront.tasks.detection_places import places
@@ -138,7 +138,7 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
 
 def test_the_read_out_fits_the_objects() -> None:
     head = HEADS["ssd"]
-    assert objects(THINGS) == (0, 2, 3)
+    assert THINGS.objects == (0, 2, 3)
     assert TASK.channels(THINGS) == 3
     contract = TASK.output(3, THINGS, head)
     assert (contract.readout, contract.classes, contract.head) == ("boxes", ("cat", "dog", "eel"), head)

@@ -147,7 +147,7 @@ class ModelOptions:
     ] = None
     reader: Annotated[str | None, Parameter(help="Reader of the data folder, when it is not recognised.")] = None
     task: Annotated[
-        str | None, Parameter(help="segmentation or classification [default: what model and data are for].")
+        str | None, Parameter(help="segmentation, detection or classification [default: what model and data are for].")
     ] = None
 
     def fill(self, shared: Shared) -> dict[str, Any]:

@@ -54,22 +54,29 @@ class Conveyor:
     info: DataInfo = field(default=INFO, repr=False)
 
     @classmethod
-    def open(cls, root: Path | None = None, **options: Any) -> Conveyor:
+    def open(
+        cls,
+        root: Path | None = None,
+        *,
+        size: int | Sequence[int] = (256, 256),
+        n_train: int = 400,
+        n_val: int = 80,
+        n_test: int = 80,
+        seed: int = 0,
+        **unknown: Any,
+    ) -> Conveyor:
         """Return the dataset; ``size`` may be one number for square pictures. Raises UsageError."""
         if root is not None:
             raise UsageError(f"the conveyor is generated and reads nothing from {root}", hint="leave the folder out")
-        known = ("size", "n_train", "n_val", "n_test", "seed")
-        for name in options:
-            if name not in known:
-                raise unknown_name("option of conveyor", name, known)
-        size = options.pop("size", (256, 256))
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(size) != 2 or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
-            raise UsageError(f"conveyor pictures are 32 to 2048 pixels high and wide, not {size}")
-        for name, value in options.items():
+        for name in unknown:
+            raise unknown_name("option of conveyor", name, ("size", "n_train", "n_val", "n_test", "seed"))
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(n, int) and 32 <= n <= 2048 for n in sides):
+            raise UsageError(f"conveyor pictures are 32 to 2048 pixels high and wide, not {sides}")
+        for name, value in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test), ("seed", seed)):
             if not isinstance(value, int) or value < 0:
                 raise UsageError(f"{name} must be a whole number >= 0, not {value!r}")
-        return cls(size, **options)
+        return cls((sides[0], sides[1]), n_train, n_val, n_test, seed)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:

@@ -17,7 +17,7 @@ from bitfront.sources import Source
 
 __all__ = ["Job", "distance", "nearest", "schedule", "train_options", "usual_epochs"]
 
-SEEN_IMAGES = {"detection": 24000}
+SEEN_IMAGES = {"detection": 16000}
 USUAL_SEEN = 8000
 """Training images, repeats counted, that a training from scratch looks at when nothing is said, by task and else."""
 MIN_EPOCHS, MAX_EPOCHS = 6, 100

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitfront import images
 from bitfront.contracts import Batch, DataInfo, Head, InputContract, OutputContract, Prediction, Sample
 from bitfront.errors import DataError, UsageError, unknown_name
-from bitfront.tasks.detection_boxes import areas, class_of, objects, restored
+from bitfront.tasks.detection_boxes import areas, class_of, restored
 from bitfront.tasks.detection_decode import KINDS, Candidates, candidates
 from bitfront.tasks.detection_draw import draw_boxes
 from bitfront.tasks.detection_loss import Gains, detection_loss
@@ -28,7 +28,7 @@ from bitfront.tasks.detection_scorer import DetectionScorer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Detection", "objects"]
+__all__ = ["Detection"]
 
 
 SHOWN_CONFIDENCE, SHOWN_IOU = 0.25, 0.45
@@ -70,14 +70,14 @@ class Detection:
 
     def channels(self, info: DataInfo) -> int:
         """The number of classes of objects."""
-        return len(objects(info))
+        return len(info.objects)
 
     def output(self, channels: int, info: DataInfo, head: Head | None = None) -> OutputContract:
         """The read-out of a network for ``channels`` classes of objects.
 
         Raises UsageError without a head, for an unknown kind, and when the classes do not fit.
         """
-        names = tuple(info.classes[i] for i in objects(info))
+        names = tuple(info.classes[i] for i in info.objects)
         if channels != len(names) or not names:
             raise UsageError(
                 f"a detector of {channels} classes does not fit the {len(names)} classes of objects of '{info.name}'",
@@ -135,7 +135,7 @@ class Detection:
         boxes, labels, scores = prediction.boxes, prediction.labels, prediction.scores
         if boxes is None or labels is None:
             return image
-        known, palette = np.array(objects(info)), images.colors(info)
+        known, palette = np.array(info.objects), images.colors(info)
         at = known[np.clip(labels, 0, len(known) - 1)]
         shown = [""] * len(at) if scores is None else [f" {100 * float(s):.0f} %" for s in scores]
         names = [info.classes[i] + score for i, score in zip(at, shown, strict=True)]

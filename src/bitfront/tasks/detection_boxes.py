@@ -14,7 +14,7 @@ from bitfront import images
 from bitfront.contracts import DataInfo, InputContract, Sample
 from bitfront.errors import DataError
 
-__all__ = ["areas", "class_of", "intersections", "objects", "restored", "truth_of"]
+__all__ = ["areas", "class_of", "intersections", "restored", "truth_of"]
 
 Boxes = NDArray[Any]
 Truth = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]
@@ -46,11 +46,6 @@ def restored(boxes: Boxes, size: tuple[int, int], fed: InputContract) -> NDArray
     return clipped
 
 
-def objects(info: DataInfo) -> tuple[int, ...]:
-    """The classes that are objects, all but the background: class ``j`` of a network is ``objects(info)[j]``."""
-    return tuple(i for i in range(len(info.classes)) if i != info.background)
-
-
 def truth_of(sample: Sample, info: DataInfo) -> Truth:
     """Return a sample's boxes. Raises DataError without any, or for a class that is no object."""
     if sample.boxes is None or sample.labels is None:
@@ -58,7 +53,7 @@ def truth_of(sample: Sample, info: DataInfo) -> Truth:
     labels = class_of(sample.labels, info)
     if (labels < 0).any():
         wrong = int(sample.labels[labels < 0][0])
-        names = ", ".join(info.classes[i] for i in objects(info))
+        names = ", ".join(info.classes[i] for i in info.objects)
         raise DataError(f"{sample.id}: a box of class {wrong}, which is none of the objects", hint=f"objects: {names}")
     ignored = np.zeros(len(labels), np.bool_) if sample.ignored is None else sample.ignored
     return sample.boxes.astype(np.float64).reshape(-1, 4), labels, ignored
@@ -67,6 +62,6 @@ def truth_of(sample: Sample, info: DataInfo) -> Truth:
 def class_of(labels: NDArray[np.int64], info: DataInfo) -> NDArray[np.int64]:
     """Indices into the data's classes -> indices into the objects; -1 for what is no object."""
     table = np.full(len(info.classes) + 1, -1, np.int64)
-    table[list(objects(info))] = np.arange(len(objects(info)))
+    table[list(info.objects)] = np.arange(len(info.objects))
     known = (labels >= 0) & (labels < len(info.classes))
     return table[np.where(known, labels, -1)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitfront.contracts import DataInfo, Metrics, Prediction, Sample
 from bitfront.errors import DataError, unknown_name
-from bitfront.tasks.detection_boxes import Truth, objects, truth_of
+from bitfront.tasks.detection_boxes import Truth, truth_of
 from bitfront.tasks.detection_coco import coco_average_precision
 from bitfront.tasks.detection_matching import (
     MAX_FOUND,
@@ -103,7 +103,7 @@ class DetectionMeter:
     def __init__(self, info: DataInfo, score: str = "", *, bootstrap: int = 1000, seed: int = 0) -> None:
         self.score = checked_score(score)
         self._info, self._bootstrap, self._seed = info, bootstrap, seed
-        self._classes = tuple(info.classes[i] for i in objects(info))
+        self._classes = tuple(info.classes[i] for i in info.objects)
         self._ids: list[str] = []
         self._truths: list[Truth] = []
         self._found: list[Found] = []

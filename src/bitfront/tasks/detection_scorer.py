@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bitfront.contracts import DataInfo, Prediction, Sample
-from bitfront.tasks.detection_boxes import objects, truth_of
+from bitfront.tasks.detection_boxes import truth_of
 from bitfront.tasks.detection_matching import Matches, Rows, match
 from bitfront.tasks.detection_meter import checked_score, found_of, score_of
 
@@ -23,7 +23,7 @@ class DetectionScorer:
 
     def __init__(self, samples: Sequence[Sample], info: DataInfo, score: str, *, read: Read) -> None:
         """Keep the boxes of ``samples``. Raises UsageError for unknown scores, DataError without boxes."""
-        self._score, self._read, self._n_classes = checked_score(score), read, len(objects(info))
+        self._score, self._read, self._n_classes = checked_score(score), read, len(info.objects)
         self._truths = [truth_of(sample, info) for sample in samples]
         self._sizes = [(sample.image.shape[0], sample.image.shape[1]) for sample in samples]
         self._ids = [sample.id for sample in samples]
