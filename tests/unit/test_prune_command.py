@@ -42,7 +42,7 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*tokens: str) -> tuple[int, Any, str]:
         capsys.readouterr()
-        code = cli.main(["prune", *tokens, "--json"])
+        code = cli.main(["prune", *tokens, "--time", "0.1s", "--json"])
         found = capsys.readouterr()
         assert "Traceback" not in found.out + found.err
         return code, json.loads(found.out), found.err

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from bitfront.cli import units
 from bitfront.cli.console import Answer, Progress, percent, size, table
 from bitfront.cli.making import RuntimeName, agreement_line, made_data, unless_verified
 from bitfront.cli.options import (
@@ -55,6 +56,7 @@ def prune(
     recipe: Annotated[str, Parameter(help="Format of the file, `bitfront list recipes`.")] = "float32",
     runtime: RuntimeName = None,
     part: Part = None,
+    time: Annotated[str, Parameter(help="How long to time the file against its unpruned twin.")] = "6s",
     threads: Threads = None,
     seed: Seed = None,
     dry_run: DryRun = False,
@@ -72,6 +74,7 @@ def prune(
     from bitfront.verbs.pruning import prune as run
 
     given = shared.fill(model=model, data=data, runtime=runtime, part=part, threads=threads, seed=seed)
+    seconds = units.seconds(time, "--time")
     chosen, place = required(given["model"], "MODEL"), required(given["data"], "DATA")
     options: dict[str, Any] = {
         "share": share,
@@ -93,6 +96,7 @@ def prune(
         )
     progress = shared.progress()
     rest: dict[str, Any] = {"live_norm": live_norm, "part": given["part"] or "", "threads": given["threads"] or 1}
+    rest["seconds"] = seconds
     on_epoch = _shown(progress, epochs)
     found = run(chosen, place, out, **options, **rest, cache=cache_folder(), on_epoch=on_epoch, progress=progress)
     progress.clear()
