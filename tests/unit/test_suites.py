@@ -101,6 +101,23 @@ def _load(kind: str, name: str) -> Any:
     return {"other": Other, "gone": Gone}.get(name) or load(kind, name)
 
 
+def test_what_thesis_004_printed_stands_beside_its_detectors(rng: np.random.Generator) -> None:
+    data = report_data(rng)
+    records = [
+        replace(
+            file(recipe, "onnxruntime"),
+            candidate=Candidate("yolo_v5n", {}, recipe, "onnxruntime", "w"),
+            artifact=Artifact("x", "onnxruntime", recipe, 9, "", InputContract(640, 640), OutputContract()),
+        )
+        for recipe in ("float32", "dynamic", "int8")
+    ]
+    table = suite_table(replace(data, records=tuple(records), suite=SuiteData("ptq", "", ())))
+    assert "thesis 004" in table.columns[-1].title
+    assert [row[-1].text for row in table.rows] == ["0.69, 45.4", "0.67, 43.8", "–"]
+    plain = suite_table(replace(data, records=(file("float32"),), suite=SuiteData("ptq", "", ())))
+    assert all("thesis" not in column.title for column in plain.columns)
+
+
 def test_a_suite_measures_every_recipe_in_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "load", _load)
     monkeypatch.setattr(request, "load", _load)

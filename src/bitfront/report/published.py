@@ -1,8 +1,11 @@
-"""What thesis 001 published of the configurations that its stages tried, to be set beside what a run measures.
+"""What theses 001 and 004 published of the configurations that they tried, to be set beside what a run measures.
 
 Foreground IoU per image, mean, of Fast-SCNN on photographs of packages on a conveyor (Kaggle, "industrial quality
 control of packages"); its test images are others than those of any val part. Source: thesis 001, tables 4.6, 4.7, 4.9,
 4.12, 4.15, 4.19 and 4.23.
+
+Seconds an image, with pre- and postprocessing, on an i.MX 8M Plus (four Cortex-A53), and mAP at 0.5 on
+pictures of COCO's val part. Source: thesis 004, table 5.1.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["published_score"]
+__all__ = ["published_detector", "published_score"]
 
 MODEL, DATA = "fast_scnn", "packages"
 
@@ -157,3 +160,32 @@ def published_score(stage: str, model: str, data: str, knobs: Mapping[str, Any])
         return None
     table = PUBLISHED.get(stage, {}).get((side, int(knobs.get("channels", 3))), {})
     return table.get(shape) if side == other else None
+
+
+DETECTORS: Mapping[tuple[str, int], Mapping[tuple[str, str], tuple[float, float]]] = {
+    ("yolo_v5n", 640): {
+        ("onnxruntime", "float32"): (0.691, 0.454),
+        ("onnxruntime", "dynamic"): (0.671, 0.438),
+        ("litert", "float16"): (1.259, 0.454),
+        ("litert", "dynamic"): (0.826, 0.431),
+    },
+    ("yolo_v5n", 320): {("onnxruntime", "dynamic"): (0.191, 0.35)},
+    ("yolo_v5s", 640): {
+        ("onnxruntime", "float32"): (2.061, 0.539),
+        ("onnxruntime", "dynamic"): (1.702, 0.533),
+        ("litert", "float16"): (2.335, 0.547),
+        ("litert", "dynamic"): (1.7, 0.529),
+    },
+    ("yolo_v5s", 320): {("onnxruntime", "dynamic"): (0.443, 0.462)},
+    ("ssd_mobilenet_v1", 640): {
+        ("onnxruntime", "float32"): (0.451, 0.216),
+        ("onnxruntime", "dynamic"): (0.416, 0.155),
+    },
+    ("ssd_mobilenet_v1", 320): {("onnxruntime", "dynamic"): (0.445, 0.149)},
+}
+"""(network, side in pixels) -> (runtime, recipe) -> seconds an image, mAP at 0.5."""
+
+
+def published_detector(model: str, side: int, runtime: str, recipe: str) -> tuple[float, float] | None:
+    """Return the published seconds an image and mAP at 0.5 of a detector's file; ``None`` where there are none."""
+    return DETECTORS.get((model, side), {}).get((runtime, recipe))

@@ -12,6 +12,7 @@ from bitfront.record import Record
 from bitfront.report.data import ReportData, latency_ms, score_of
 from bitfront.report.figures import INK, MUTED, SERIES, encode, log_axis, plain_figure, quiet_fonts, short
 from bitfront.report.plots import place_labels
+from bitfront.report.published import published_detector
 from bitfront.report.search_files import table_files
 from bitfront.report.table_files import escaped
 from bitfront.report.tables import (
@@ -42,7 +43,7 @@ MARKERS = "osD^vP"
 def suite_table(data: ReportData) -> Table:
     """Return every file of the suite in order: engine by engine, recipe by recipe."""
     second = _second_metric(data)
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("Runtime"),
         Column("Recipe"),
         Column(f"{metric_name(data.metric)}, %", numeric=True),
@@ -59,6 +60,10 @@ def suite_table(data: ReportData) -> Table:
     base = data.record(data.baseline)
     records = _ordered(data)
     rows = tuple(_row(r, base, second) for r in records)
+    printed = [_printed(r) for r in records]
+    if any(printed):
+        columns += (Column("thesis 004, its board: s, mAP@.5 %"),)
+        rows = tuple((*row, Cell(text or NONE)) for row, text in zip(rows, printed, strict=True))
     return Table(columns, rows, tuple(r.id for r in records)).filled()
 
 
@@ -85,6 +90,14 @@ def _row(r: Record, base: Record | None, second: str) -> tuple[Cell, ...]:
     )
 
 
+def _printed(r: Record) -> str:
+    """What thesis 004 printed of such a file; empty where it has none."""
+    c = r.candidate
+    side = r.artifact.input.height if r.artifact is not None else 0
+    found = published_detector(c.model, side, c.runtime, c.recipe)
+    return "" if found is None else f"{found[0]:.2f}, {100 * found[1]:.1f}"
+
+
 def _tone(change: float | None) -> str:
     return "" if change is None or abs(change) < 0.01 else "good" if change > 0 else "bad"
 
@@ -92,7 +105,7 @@ def _tone(change: float | None) -> str:
 def _second_metric(data: ReportData) -> str:
     """Another score beside the one that drives the run: pixel accuracy, or what there is."""
     names = [name for r in data.records if r.val is not None for name in r.val.values if name != data.metric]
-    return next((n for n in ("pixel_accuracy", "accuracy", "f1") if n in names), names[0] if names else "")
+    return next((n for n in ("pixel_accuracy", "accuracy", "map", "f1") if n in names), names[0] if names else "")
 
 
 def _ordered(data: ReportData) -> list[Record]:
