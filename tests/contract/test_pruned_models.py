@@ -15,7 +15,17 @@ from bitfront.graph.prune import prune_channels
 from bitfront.graph.tied_channels import TiedChannels
 from bitfront.registry import load, names
 
-SISTERS = ("yolo_v2", "yolo_v5s", "yolo_v5m", "yolo_v5l", "q_seg2", "deeplab_v3_mobilenet_v2")
+SISTERS = (
+    "deeplab_v3_mobilenet_v2",
+    "deeplab_v3plus_mobilenet_v2",
+    "mobilenet_v2",
+    "q_seg2",
+    "tiny_yolo_v2",
+    "yolo_v2",
+    "yolo_v5s",
+    "yolo_v5m",
+    "yolo_v5l",
+)
 """Of a network that is always tested."""
 MODELS = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SISTERS else [])
