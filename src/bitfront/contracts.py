@@ -178,7 +178,7 @@ class Head:
     layout: str = "bkn"
     """``bkn``; ``bnk`` for files that put the places first; ``maps`` for ``(b, anchors * k, rows, columns)``."""
     unit: float = 1.0
-    """Pixels of the input in one unit of ``decoded`` and ``boxes``; 0: shares of its width and height."""
+    """Units of ``decoded`` and ``boxes`` in a pixel of the input; 0: shares of its width and height."""
     ids: tuple[int, ...] = ()
     """The number that ``boxes`` gives each class, where they do not count from 0; other numbers are no box."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -190,7 +192,7 @@ def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
 
 
 def test_without_pyav_it_is_said(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"")
     with pytest.raises(DeviceError, match="videos need PyAV"):
         predict(model, tmp_path / "a.mp4")
@@ -250,9 +252,69 @@ def test_a_camera_ends_from_the_keyboard(model: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_window_wants_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tkinter", None)
+    monkeypatch.setitem(sys.modules, "tkinter", None)
     with pytest.raises(DeviceError, match="no window can be shown"):
         screen.Window("t")
+
+
+class FakeTk(ModuleType):
+    """What a window takes of tkinter: one that a key is pressed in at every third update, and that has no screen."""
+
+    TclError = RuntimeError
+
+    def __init__(self) -> None:
+        super().__init__("tkinter")
+        self.shown: list[object] = []
+        self.calls: dict[str, Callable[..., object]] = {}
+        self.updates = 0
+
+    def Tk(self) -> FakeTk:
+        return self
+
+    def Label(self, root: object) -> FakeTk:
+        return self
+
+    def bind(self, event: str, call: Callable[..., object]) -> None:
+        self.calls[event] = call
+
+    def protocol(self, name: str, call: Callable[..., object]) -> None:
+        self.calls[name] = call
+
+    def configure(self, image: object) -> None:
+        self.shown.append(image)
+
+    def update(self) -> None:
+        self.updates += 1
+        if self.updates % 3 == 0:
+            self.calls["<Key>"](None)
+
+    def winfo_screenwidth(self) -> int:
+        return 100
+
+    def winfo_screenheight(self) -> int:
+        return 100
+
+    def title(self, text: str) -> None: ...
+
+    def pack(self) -> None: ...
+
+    def destroy(self) -> None: ...
+
+
+def test_a_window_shows_waits_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    tk, painter = FakeTk(), ModuleType("PIL.ImageTk")
+    painter.PhotoImage = lambda picture: picture.size  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tkinter", tk)
+    monkeypatch.setitem(sys.modules, "PIL.ImageTk", painter)
+    monkeypatch.setattr("PIL.ImageTk", painter, raising=False)
+    with screen.Window("t") as window:
+        assert window.show(np.zeros((50, 200, 3), np.uint8))
+        assert tk.updates == 1
+        assert window.show(np.zeros((20, 10, 3), np.uint8), wait=True)
+        assert tk.updates == 3
+        tk.calls["WM_DELETE_WINDOW"]()
+        assert not window.show(np.zeros((20, 10, 3), np.uint8), wait=True)
+    assert tk.shown == [(90, 23), (10, 20)]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
