@@ -327,8 +327,8 @@ def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
     Of a run in stages, the first that has something to do: the others depend on what it finds.
 
     Returns ``stages`` (names), ``networks`` (labels), ``trainings``, ``recipes``, ``evaluations``, ``epochs``,
-    ``seconds``, ``left_out`` (labels of networks for which there is no time) and ``notes``. Raises UsageError,
-    DataError.
+    ``seconds``, ``left_out`` (labels of networks for which there is no time, or that no recipe makes
+    small enough) and ``notes``. Raises UsageError, DataError.
     """
     request = open_request(config)
     first = next(((s, jobs) for s in request.stages if (jobs := request.jobs(s))), (None, ()))
@@ -337,10 +337,11 @@ def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, RunDb(Path(folder)) as db:
         limit = config.budget.time_s
         db.put("beside", workers is not None)
-        forecast = Work(db, request, None, crew=_crew(workers, "")).forecast(
-            all_jobs, limit / n_stages if limit else None, n_stages
-        )
-    jobs = [job for job in all_jobs if job.architecture.id not in forecast.left_out]
+        work = Work(db, request, None, crew=_crew(workers, ""))
+        possible = work.possible(all_jobs)
+        forecast = work.forecast(possible, limit / n_stages if limit else None, n_stages)
+    jobs = [job for job in possible if job.architecture.id not in forecast.left_out]
+    done = {job.architecture.id for job in jobs}
     return {
         "stages": [stage.name for stage in request.stages],
         "networks": [job.architecture.label for job in jobs],
@@ -350,7 +351,7 @@ def plan(config: Config, workers: int | None = None) -> dict[str, Any]:
         "evaluations": len(jobs) * len(request.ways),
         "epochs": forecast.epochs,
         "seconds": round(forecast.seconds * n_stages, 1),
-        "left_out": [j.architecture.label for j in all_jobs if j.architecture.id in forecast.left_out],
+        "left_out": [job.architecture.label for job in all_jobs if job.architecture.id not in done],
         "notes": list(request.opened.source.notes),
     }
 

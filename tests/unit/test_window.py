@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bitfront.fitting.config import BitSearch
+from pathlib import Path
+
+from bitfront.fitting.config import BitSearch, Config
 from bitfront.fitting.exploration import Explored, best
 from bitfront.fitting.space import Architecture
 from bitfront.fitting.window import Window
+from bitfront.pipeline import plan
 from bitfront.record import Budget
 
 
@@ -51,3 +54,21 @@ def test_as_few_bits_as_a_recipe_or_a_search_has_make_room() -> None:
         assert not window.too_large(parameters)
         assert window.too_large(parameters + 1)
     assert Window.of(Budget(), ["int8"], none).too_large(1e9) == ""
+
+
+def test_a_dry_run_leaves_out_what_no_recipe_makes_small_enough(tmp_path: Path) -> None:
+    data = tmp_path / "belt.yaml"
+    data.write_text("reader: conveyor\nsize: 64\nn_train: 4\nn_val: 2\nn_test: 1\n", encoding="utf-8")
+    found = plan(
+        Config(
+            model="tiny",
+            data=str(data),
+            settings={"resolution": (32, 32)},
+            space={"width": (0.25, 4.0)},
+            recipes=("int8",),
+            budget=Budget(max_size_bytes=20_000),
+            epochs=1,
+        )
+    )
+    assert len(found["networks"]) == 1
+    assert len(found["left_out"]) == 1

@@ -170,7 +170,7 @@ class Explorer:
     def _explore(
         self, stage: Stage | None, jobs: Sequence[Job], found: Found, limit_s: float | None, n_stages: int = 1
     ) -> None:
-        jobs = self._possible(jobs)
+        jobs = self.possible(jobs)
         forecast = self.forecast(jobs, limit_s, n_stages)
         trained = (
             self._halved(jobs, forecast, found.trained)
@@ -201,7 +201,7 @@ class Explorer:
         given = source.weights_for(architecture.options, architecture.size)
         return given is not None and source.trained_size(given) == architecture.size
 
-    def _possible(self, jobs: Sequence[Job]) -> list[Job]:
+    def possible(self, jobs: Sequence[Job]) -> list[Job]:
         """Leave out networks that no recipe can make small enough; where all are, the smallest stays."""
         due = [job for job in jobs if job.share]
         if self.config.budget.max_size_bytes is None or not due:
