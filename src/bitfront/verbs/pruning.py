@@ -58,8 +58,8 @@ METHODS: Mapping[str, str] = {
     "global": "the smallest weights of all layers set to zero",
 }
 """How networks are pruned."""
-N_RESTORE = 32
-"""Images on which the statistics of pruned layers are restored."""
+N_RESTORE, RESTORE_PIXELS = 32, 32 * 512 * 512
+"""Images on which the statistics of pruned layers are restored, at most; all of them together, at most."""
 ZEROS = "weights that are zero take as much room and time as others in dense files: only whole channels are removed"
 NO_GAIN = "neither smaller nor measurably faster than the unpruned file"
 
@@ -199,7 +199,8 @@ def prune(
     state = place.with_name(f"{place.name}.training")
     with tempfile.TemporaryDirectory() as folder:
         say("prune", 0, 0)
-        images = calibration_images(opened, N_RESTORE, seed, cache)
+        n_images = min(N_RESTORE, max(1, RESTORE_PIXELS // (source.input.height * source.input.width)))
+        images = calibration_images(opened, n_images, seed, cache)
         at_once = _pruned(flat, method, share, multiple, images)
         if fine_tune:
             check_loss(Start(opened, flat, at_once, Plan("float32"), ()), train_part)
@@ -214,21 +215,13 @@ def prune(
         write_artifact(engine, rounded, plan, source, place)
         say("verify", 0, 0)
         probes = batches.calibration(samples, source.input, N_VERIFY, np.random.default_rng(seed))
-        agreement = verify.compare(
-            engine,
-            place,
-            rounded,
-            plan,
-            source.input,
-            source.output,
-            probes,
-            float_graph=graph if plan.formats else None,
-        )
+        contracts = source.input, source.output
+        agreement = verify.compare(engine, place, rounded, plan, *contracts, probes, float_graph=graph)
         metrics = score(place)
         latency = _timed(engine, twin_path, place, probes[0], seconds, threads)
     warnings = dict.fromkeys(line for _, lines in usable.values() for line in lines)
     notes = [*source.notes, *untrained(source), *filter(None, [note]), *warnings]
-    notes += [] if method[:10] == "structured" else [ZEROS]
+    notes += [] if method.startswith("structured") else [ZEROS]
     made = describe(place, recipe, engine, source, began, tuple(notes))
     if made.size_bytes >= twin.size_bytes and not _is_faster(latency):
         made = describe(place, recipe, engine, source, began, (*notes, NO_GAIN))
