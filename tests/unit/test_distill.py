@@ -16,12 +16,18 @@ import bitfront
 from bitfront import cli
 from bitfront.contracts import Batch, DataInfo, Head, InputContract, OutputContract, Sample
 from bitfront.errors import BitfrontError, UsageError
+from bitfront.fitting.config import Config
+from bitfront.fitting.request import open_request
+from bitfront.fitting.shop import Shop
+from bitfront.fitting.space import Architecture
+from bitfront.fitting.training import train_architecture
 from bitfront.graph import capture, passes
 from bitfront.graph.module import GraphModule
 from bitfront.images import png
 from bitfront.models.ssd_mobilenet import SsdMobileNetV1
 from bitfront.models.tiny import Tiny
 from bitfront.models.yolo_v5 import YoloV5m, YoloV5n
+from bitfront.rundb import RunDb
 from bitfront.tasks.detection import Detection
 from bitfront.tasks.segmentation import Segmentation
 from bitfront.train.checkpoints import load_checkpoint, read_header
@@ -32,6 +38,7 @@ from bitfront.train.loop import TrainOptions, train
 from bitfront.train.optimizer import training_loss
 from bitfront.train.soft_targets import detector_loss, temperature_loss
 from bitfront.train.state import arrays_of
+from bitfront.verbs.opening import open_both
 from bitfront.verbs.teaching import Teacher, distilling
 
 HEAD = Head("yolo_v5", (8, 16), (((10.0, 13.0), (16.0, 30.0)), ((30.0, 61.0), (62.0, 45.0))))
@@ -446,8 +453,6 @@ def test_commands(data: Path, teacher: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_random_teacher_has_to_be_asked_for(data: Path) -> None:
-    from bitfront.verbs.opening import open_both
-
     opened = open_both("tiny", str(data), settings={"resolution": (32, 32)})
     make = distilling(Teacher("tiny", random=True), opened, 3, 0)
     assert make is not None
@@ -455,3 +460,19 @@ def test_a_random_teacher_has_to_be_asked_for(data: Path) -> None:
     with pytest.raises(BitfrontError, match="untrained"):
         distilling(Teacher("tiny"), opened, 3, 0)
     assert distilling(None, opened, 3, 0) is None
+
+
+def test_a_run_is_taught(data: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the teacher tiny is untrained"):
+        open_request(Config("tiny", str(data), teacher="tiny"))
+    parts = {"train": squares(8, 1), "val": squares(2, 2)}
+    opened = open_both("tiny", str(data), settings={"resolution": (32, 32)})
+    ways = {}
+    for name, who in (("alone", None), ("taught", Teacher(str(teacher)))):
+        (tmp_path / name).mkdir()
+        with RunDb(tmp_path / name) as db:
+            shop = Shop(db.folder, db, opened, (), parts, "squares", 0, teacher=who)
+            options = TrainOptions(epochs=1, batch_size=4)
+            ways[name] = train_architecture(shop, Architecture({"width": 1.0}, (32, 32)), options, None, ())
+    assert ways["alone"].id != ways["taught"].id
+    assert ways["alone"].curve[0]["loss"] < ways["taught"].curve[0]["loss"]
