@@ -138,8 +138,10 @@ class Prices:
     each: Mapping[str, float]
     """What is done -> instructions each time."""
     mean_error: float
-    """Of whole networks that it was not fitted to, relative."""
+    """Of whole networks with activations of 8 bits that it was not fitted to, relative."""
     largest_error: float
+    largest_error_16: float
+    """The same with activations of 16 bits."""
     program_bytes: int
     """Flash that the program takes beside the constants: the most of all networks that were measured, with ``-O2``."""
     counted_with: str
@@ -150,7 +152,7 @@ class Prices:
         """How well the model is known, in words."""
         return (
             f"modelled from QEMU's counts; networks it was not fitted to: mean error {100 * self.mean_error:.1f} %, "
-            f"{100 * self.largest_error:.1f} % at most"
+            f"{100 * self.largest_error:.1f} % at most, with activations of 16 bits {100 * self.largest_error_16:.0f} %"
         )
 
     def of(self, work: Work) -> float:
