@@ -35,7 +35,9 @@
 /* The nearest code of 8 bits. */
 static inline int32_t bf_to_i8(int32_t v) {
 #if BF_DSP
-    return (int32_t)__ssat(v, 8);
+    int32_t code; /* __ssat warns of a sign */
+    __asm__("ssat %0, #8, %1" : "=r"(code) : "r"(v));
+    return code;
 #else
     return v < -128 ? -128 : v > 127 ? 127 : v;
 #endif
