@@ -27,6 +27,7 @@ from bitfront.images import png
 from bitfront.models.ssd_mobilenet import SsdMobileNetV1
 from bitfront.models.tiny import Tiny
 from bitfront.models.yolo_v5 import YoloV5m, YoloV5n
+from bitfront.registry import load
 from bitfront.rundb import RunDb
 from bitfront.tasks.detection import Detection
 from bitfront.tasks.segmentation import Segmentation
@@ -387,6 +388,37 @@ def test_a_graph_under_a_plan_imitates_the_part_it_was_captured_from() -> None:
     assert distiller(graph, FEATURES).part == "neck.fine:in"
     with pytest.raises(UsageError, match="no part 'nose' to imitate"), watching(graph, "nose"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "size"),
+    [
+        ("mnist_cnn", {"classes": 3}, 28),
+        ("mobilenet_v2", {"classes": 3, "width": 0.35}, 32),
+        ("bisenet_v2", {"classes": 3, "width": 0.25}, 64),
+        ("tiny_yolo_v2", {"classes": 3, "width": 0.25}, 64),
+    ],
+)
+def test_every_task_is_taught(rng: np.random.Generator, name: str, settings: dict[str, Any], size: int) -> None:
+    model = load("model", name)(**settings)
+    student, teacher = fresh(model, 0), fresh(model, 1)
+    task = load("task", model.tasks[0])()
+    info = replace(THINGS, tasks=tuple(model.tasks))
+    c = model.channels
+    fed = InputContract(size, size, c, color="y" if c == 1 else "rgb", mean=(0.0,) * c, std=(1.0,) * c)
+    output = task.output(3, info, getattr(model, "head", None))
+    batch = replace(things(rng, size), images=rng.random((2, c, size, size), np.float32), label=np.array([0, 2]))
+    batch = replace(batch, masks=rng.integers(0, 3, (2, size, size)).astype(np.uint8))
+    given: dict[str, Any] = {"task": task, "info": info, "output": output}
+    for method in ("outputs", "features"):
+        guide = Distiller(teacher, student, DistillOptions(method, imitate_after=0), fed=fed, output=output)
+        losses = []
+        for each in (None, guide):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # dropout
+                images = torch.from_numpy(batch.images)
+                losses.append(float(training_loss(student, images, batch, **given, distiller=each).detach()))
+        assert losses[1] > losses[0]
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ class BiSeNetV2Module(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> logits ``(b, classes, h, w)``."""
 
     backbone_parts = ("detail", "semantic")
+    imitated_part = "aggregate"
     training_only = ("auxiliary.",)
 
     def __init__(self, options: BiSeNetV2) -> None:

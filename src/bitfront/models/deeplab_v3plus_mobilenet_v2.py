@@ -126,6 +126,8 @@ class DeepLabV3PlusMobileNetV2:
 class DeepLabV3PlusMobileNetV2Module(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> logits ``(b, classes, h, w)``."""
 
+    imitated_part = "pyramid"
+
     def __init__(self, options: DeepLabV3PlusMobileNetV2) -> None:
         super().__init__()
         self.backbone = Backbone(

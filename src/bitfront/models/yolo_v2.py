@@ -175,6 +175,8 @@ class Darknet(nn.Module):
 class YoloV2Module(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> raw numbers ``(b, 5 + classes, n)``."""
 
+    imitated_part = "last"
+
     def __init__(self, options: YoloV2) -> None:
         super().__init__()
         self.name, self.numbers = options.name, BOX + options.classes
@@ -201,6 +203,8 @@ def _space_to_depth(x: torch.Tensor) -> torch.Tensor:
 
 class TinyYoloV2Module(nn.Module):
     """The network: float32 ``(b, channels, h, w)``, sides multiples of 32 -> raw numbers ``(b, 5 + classes, n)``."""
+
+    imitated_part = "last"
 
     def __init__(self, options: TinyYoloV2) -> None:
         super().__init__()

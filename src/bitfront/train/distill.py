@@ -137,7 +137,9 @@ class Distiller(nn.Module):  # type: ignore[misc]
             )  # both (b, 5 + K, n)
             height, width = batch.images.shape[2:]
             return detector_loss(raw, its, self.head, (height, width), self.options)
-        keep = None if batch.masks is None else torch.from_numpy(batch.masks != IGNORE).to(outputs.device)
+        keep = None
+        if batch.masks is not None and batch.masks.shape[1:] == outputs.shape[2:]:
+            keep = torch.from_numpy(batch.masks != IGNORE).to(outputs.device)
         return self.options.factor * temperature_loss(outputs, taught, self.options.temperature, keep)
 
     def _of_features(self, feature: Tensor, taught: Tensor, batch: Batch) -> Tensor:
