@@ -411,7 +411,9 @@ def test_every_task_is_taught(rng: np.random.Generator, name: str, settings: dic
     batch = replace(batch, masks=rng.integers(0, 3, (2, size, size)).astype(np.uint8))
     given: dict[str, Any] = {"task": task, "info": info, "output": output}
     for method in ("outputs", "features"):
-        guide = Distiller(teacher, student, DistillOptions(method, imitate_after=0), fed=fed, output=output)
+        guide = Distiller(
+            teacher, student, DistillOptions(method, imitation=1, imitate_after=0), fed=fed, output=output
+        )
         losses = []
         for each in (None, guide):
             with torch.random.fork_rng(devices=[]):

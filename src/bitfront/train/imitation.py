@@ -93,7 +93,12 @@ def adapter(c_student: int, c_teacher: int, *, trained: bool, seed: int) -> nn.S
 
 # --- whose -----------------------------------------------------------------------------------------------------------
 def usual_part(module: nn.Module) -> str:
-    """Return the part that a family says is imitated: ``imitated_part``, or the end of its feature extractor."""
+    """Return the part that a family says is imitated: ``imitated_part``, or the end of its feature extractor.
+
+    Empty for a family that has neither, and for a graph.
+    """
+    if isinstance(module, GraphModule):
+        return ""
     parts = getattr(module, "backbone_parts", ("backbone",))
     usual = parts[-1] if hasattr(module, parts[-1]) else ""
     return str(getattr(module, "imitated_part", usual))
