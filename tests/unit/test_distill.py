@@ -471,6 +471,11 @@ def test_commands(data: Path, teacher: Path, tmp_path: Path, capsys: pytest.Capt
     again = ["train", "tiny", *usual, "--out", str(tmp_path / "t.safetensors"), "--teacher", str(float_file)]
     assert cli.main(again) == 0
     capsys.readouterr()
+    dry = [str(out), *usual[:-2], "--dry-run", "--teacher", str(teacher)]
+    assert cli.main(["distill", *dry, "--out", str(out)]) == 0
+    assert "taught by tiny: its outputs" in capsys.readouterr().err
+    assert cli.main(["distill", *dry, "--out", str(tmp_path / "s.onnx"), "--recipe", "int8"]) == 0
+    assert "teacher: tiny" in capsys.readouterr().out
     for options, said in (
         ([], "--teacher is missing"),
         (["--teacher", "tiny"], "untrained"),

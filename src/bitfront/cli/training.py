@@ -176,9 +176,9 @@ def train(
     common = {"options": options, "settings": knobs(set_, shared), **model_options.fill(shared)}
     delay = under.delay_epochs(options.epochs)
     if under.given and dry_run:
-        return _planned_under(*place, out, **(common | {"delay": delay} | under.fill(shared)))
+        return _planned_under(*place, out, **(common | {"delay": delay, "teacher": teacher} | under.fill(shared)))
     if dry_run:
-        return _planned(shared, *place, **common)
+        return _planned(shared, *place, teacher=teacher, **common)
     progress = shared.progress()
     common |= {"seed": given["seed"] or 0, "cache": cache_folder(), "class_weights": _class_weights(class_weights)}
     common["teacher"] = teacher

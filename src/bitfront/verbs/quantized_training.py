@@ -41,7 +41,7 @@ from bitfront.verbs.companions import write_manifest
 from bitfront.verbs.opening import Opened, Progress, choose_part, open_both, usable_part
 from bitfront.verbs.quantized_start import Start, begin, captured, check_loss, summary
 from bitfront.verbs.scoring import score_file
-from bitfront.verbs.teaching import Teacher, described, distilling
+from bitfront.verbs.teaching import Teacher, described, distilling, open_teacher
 from bitfront.verbs.training import train_and_val
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ def plan_quantized_training(
     recipe: str = "",
     edges: str = "",
     delay: int = 0,
+    teacher: Teacher | None = None,
     options: TrainOptions | None = None,
     runtime: str = "",
     part: str = "",
@@ -296,6 +297,7 @@ def plan_quantized_training(
     assert opened.dataset is not None
     n_train, n_val = (len(opened.dataset.part(p)) for p in train_and_val(opened.dataset.parts(), opened.info.name))
     scored, _ = choose_part(opened.dataset, part)
+    taught = {} if teacher is None else {"teacher": open_teacher(teacher, opened).name}
     n_scored = len(opened.dataset.part(scored))
     found: dict[str, Any] = {"plan": f"recipe {recipe}: {RECIPES[recipe].description}"} if recipe in RECIPES else {}
     if not found:
@@ -303,6 +305,7 @@ def plan_quantized_training(
         opened, found = start.opened, {"plan": summary(start.graph, start.plan)}
     return {
         **found,
+        **taught,
         "resolution": [opened.source.input.height, opened.source.input.width],
         "n_train": n_train,
         "n_val": n_val,

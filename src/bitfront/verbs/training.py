@@ -16,7 +16,7 @@ from bitfront.store import atomic_write
 from bitfront.verbs.class_weights import weighted
 from bitfront.verbs.opening import TorchSession, open_both, usable_part
 from bitfront.verbs.scoring import score_session
-from bitfront.verbs.teaching import Teacher, described, distilling
+from bitfront.verbs.teaching import Teacher, described, distilling, open_teacher
 
 if TYPE_CHECKING:
     from bitfront.train.options import Epoch, TrainOptions
@@ -136,6 +136,7 @@ def plan_training(
     data: str,
     *,
     options: TrainOptions | None = None,
+    teacher: Teacher | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     preprocess: str = "",
@@ -152,6 +153,9 @@ def plan_training(
     assert opened.dataset is not None
     n_train, n_val = (len(opened.dataset.part(p)) for p in train_and_val(opened.dataset.parts(), opened.info.name))
     source = opened.source
+    taught: tuple[str, ...] = ()
+    if teacher is not None:
+        taught = (f"taught by {open_teacher(teacher, opened).name}: its {teacher.options.method}",)
     return TrainPlan(
         resolution=(source.input.height, source.input.width),
         n_train=n_train,
@@ -159,7 +163,7 @@ def plan_training(
         epochs=chosen.epochs,
         steps=chosen.epochs * max(1, n_train // chosen.batch_size),
         parameters=sum(p.numel() for p in source.build().parameters()),
-        notes=source.notes,
+        notes=(*source.notes, *taught),
     )
 
 
