@@ -27,7 +27,14 @@ from bitfront.verbs.teaching import Teacher, distilling
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("map50", "map")
-NAMES = {"labels": "labels alone", "outputs": "outputs (OBKD)", "features": "features (FIKD)", "both": "both"}
+NAMES = {
+    "labels": "labels alone",
+    "clipped": "labels alone, gradient limited",
+    "outputs": "outputs (OBKD)",
+    "features": "features (FIKD)",
+    "both": "both",
+}
+"""Ways to train. Imitating a feature limits the gradient, too: ``clipped`` does that alone."""
 
 
 def trained(args: argparse.Namespace, name: str, model: str, n_train: int, epochs: int, seed: int, **more) -> dict:
@@ -87,8 +94,10 @@ def measure(args: argparse.Namespace) -> None:
     trained(args, "teacher", args.teacher, args.teacher_images, args.teacher_epochs, 100)
     checkpoint = args.work / "teacher" / "best.safetensors"
     for seed in range(args.seeds):
-        for method in ("labels", *METHODS):
+        for method in NAMES:
             options = DistillOptions(method, factor=args.factor) if method in METHODS else None
+            if method == "clipped":
+                options = DistillOptions("features", imitate_after=1_000_000)
             teacher = Teacher(str(checkpoint), options=options) if options else None
             name = f"{method}-{seed}"
             trained(args, name, args.student, args.images, args.epochs, seed, teacher=teacher)
