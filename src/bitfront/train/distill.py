@@ -60,7 +60,7 @@ class Distiller(nn.Module):  # type: ignore[misc]
         """
         super().__init__()
         self.options, self.head, self.seed = options, output.head, seed
-        self.held = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of what is trained and saved
+        self.held = (teacher.cpu().eval().requires_grad_(False),)  # in a tuple: no part of what is trained and saved
         self.part, self.teacher_part = _parts(student, teacher, options)
         self.coding = (output, teacher_output or output)
         change = _change(fed, teacher_fed or fed)
