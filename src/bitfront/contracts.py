@@ -216,6 +216,8 @@ class Metrics:
     """95 % bootstrap interval of the score over images."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Pixel (or sample) counts, rows = truth, columns = prediction."""
+    per_sample_name: str = ""
+    """What ``per_sample`` holds; empty: ``score``."""
     per_sample: Mapping[str, float] = field(default_factory=dict)
     """Sample id -> the score of that image alone (to find the worst)."""
     curves: Mapping[str, Mapping[str, tuple[tuple[float, float], ...]]] = field(default_factory=dict)

@@ -75,7 +75,7 @@ def names() -> list[str]:
 def test_every_command_of_the_first_release_is_there() -> None:
     wanted = (
         "fit search train evaluate predict quantize export verify benchmark report compare resume runs inspect stats "
-        "list doctor prune"
+        "list doctor prune distill"
     )
     assert set(wanted.split()) | {"data", "version"} == set(names())
 

@@ -62,7 +62,7 @@ def test_bits_are_searched_by_average_precision(run: Run, data: str, monkeypatch
     monkeypatch.setattr(stages, "TIMING_S", 0.2)
     weights = next(run.path.glob("trainings/*/best.safetensors"))
     found = search(
-        str(weights), data, bits=BitSearch("uniform", weight_bits=(4, 8)), runs=run.path / "more", name="bits"
+        str(weights), data, bits=BitSearch("uniform", weight_bits=(6, 8)), runs=run.path / "more", name="bits"
     )
     assert any(r.candidate.plan and r.agreement.verified for r in found.records())
 

@@ -61,7 +61,7 @@ def write_previews(
         for k, (title, picture) in enumerate(_panels(sample, answers, opened).items()):
             panels[title] = f"{n:02d}_{title if title.isalnum() else k}.jpg"
             atomic_write(folder / panels[title], images.jpeg(picture))
-        score = shown.val.score if shown.val else "score"
+        score = (shown.val.per_sample_name or shown.val.score) if shown.val else "score"
         listed.append({"sample": name, "note": f"{note}: {score} {100 * scores[name]:.1f} %", "panels": panels})
     atomic_json(folder / "index.json", listed)
     return [name for name, _ in chosen]

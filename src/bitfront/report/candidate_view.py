@@ -85,7 +85,7 @@ def _facts(r: Record) -> Iterable[tuple[str, str]]:
     yield "RAM, process", tables.size(r.ram_bytes)
     if r.agreement is not None:
         yield "Verified", tables.verified(r).text
-        same = f"{100 * r.agreement.readout_agreement:.3f} % of pixels"
+        same = f"{100 * r.agreement.readout_agreement:.3f} % of answers"
         yield "Same answer as reference", f"{same}, {r.agreement.n_images} images"
         yield "Checked on", r.agreement.cpu
     yield "Trained for", tables.duration(r.train_seconds) if r.train_seconds else ""

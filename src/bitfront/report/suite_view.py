@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["suite_files", "suite_table", "suite_view"]
 
 MARKERS = "osD^vP"
+N_COCO = 80
+"""Classes of the data that thesis 004 scored its detectors on."""
 
 
 def suite_table(data: ReportData) -> Table:
@@ -93,7 +95,8 @@ def _row(r: Record, base: Record | None, second: str) -> tuple[Cell, ...]:
 def _printed(r: Record) -> str:
     """What thesis 004 printed of such a file; empty where it has none."""
     c = r.candidate
-    side = r.artifact.input.height if r.artifact is not None else 0
+    coco = r.artifact is not None and len(r.artifact.output.classes) == N_COCO
+    side = r.artifact.input.height if r.artifact is not None and coco else 0
     found = published_detector(c.model, side, c.runtime, c.recipe)
     return "" if found is None else f"{found[0]:.2f}, {100 * found[1]:.1f}"
 

@@ -135,6 +135,7 @@ class DetectionMeter:
             per_class=self._per_class(rows, point, precisions),
             n=len(self._matches),
             interval=self._interval(rows),
+            per_sample_name="f1",
             per_sample=_per_sample(self._ids, self._matches, point),
             curves={"precision_recall": self._curves(rows)},
         )
