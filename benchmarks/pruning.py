@@ -47,11 +47,12 @@ def pruned(args: argparse.Namespace, method: str, share: float) -> dict[str, obj
     return described(args, out, {"pruned": {**how, "epochs": options.epochs * args.steps}})
 
 
-def given(args: argparse.Namespace, name: str) -> dict[str, object]:
-    """Return what is known of a checkpoint as a float file."""
-    out = args.work / f"{name}.onnx"
+def given(args: argparse.Namespace, name: str, size: int) -> dict[str, object]:
+    """Return what is known of a checkpoint as a float file, at the size of the others or a smaller one."""
+    out = args.work / f"{name}{'' if size == args.size else f'-at-{size}'}.onnx"
     if not out.exists():
-        export(str(args.models / f"{name}.safetensors"), out, data=args.data, settings=settings(args))
+        at = {"resolution": (size, size)}
+        export(str(args.models / f"{name}.safetensors"), out, data=args.data, settings=at)
     return described(args, out, {})
 
 
@@ -76,8 +77,10 @@ def timed(args: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     written = {(row["name"], recipe): file for row in rows for recipe, file in row["files"].items()}
     paths = {key: args.work / f"{key[0]}{'' if key[1] == 'float32' else '-int8'}.onnx" for key in written}
     sessions = {"/".join(key): engine.open(path, 1) for key, path in paths.items()}
-    image = np.random.default_rng(0).normal(size=(1, 3, args.size, args.size)).astype(np.float32)
-    found = timing.measure(sessions, image, f"{args.network}/float32", seconds=args.seconds)
+    sizes = {"/".join(key): engine.describe(path).input.height for key, path in paths.items()}
+    rng = np.random.default_rng(0)
+    images = {name: rng.normal(size=(1, 3, size, size)).astype(np.float32) for name, size in sizes.items()}
+    found = timing.measure(sessions, images, f"{args.network}/float32", seconds=args.seconds)
     for key, file in written.items():
         measured = found["/".join(key)]
         file |= {"latency_ms": measured.value, "ratio": measured.ratio, "noise_floor": measured.noise_floor}
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--live-norm", type=float)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--smaller", nargs="*", type=int, default=[], help="the unpruned network at these sizes, too")
     parser.add_argument("--score", default="")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--work", type=Path, required=True)
@@ -127,7 +131,8 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
     rows = [pruned(args, method, share) for method in args.methods for share in args.shares]
-    rows += [given(args, name) for name in dict.fromkeys([args.network, *args.front])]
+    rows += [given(args, name, args.size) for name in dict.fromkeys([args.network, *args.front])]
+    rows += [given(args, args.network, size) for size in args.smaller]
     timed(args, rows)
     report = {
         "benchmark": "pruning",
