@@ -15,7 +15,7 @@ from bitfront.errors import UsageError
 from bitfront.train.distill import Distiller
 from bitfront.train.options import TrainOptions
 
-__all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_loss"]
+__all__ = ["BACKBONE", "adam", "backbone_prefixes", "freeze", "training_loss", "training_outputs"]
 
 BACKBONE = "backbone"
 """The name of a network's feature extractor among the patterns of ``freeze``."""
@@ -97,12 +97,12 @@ def _loss(  # noqa: PLR0917 - those of training_loss
         place = {label: i for i, label in enumerate(info.objects)}
         labels = tuple(np.array([place[int(label)] for label in some], np.int64) for some in batch.labels)
         return own(images, batch, labels), None
-    outputs = _training_outputs(module, images)
+    outputs = training_outputs(module, images)
     output = output or task.output(outputs[0].shape[1], info)
     return functools.reduce(torch.add, (task.loss(each, batch, info, output) for each in outputs)), outputs[0]
 
 
-def _training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def training_outputs(module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return every output that has a loss: those of the module's own ``training_outputs``, or what it computes.
 
     A network with auxiliary heads gives its logits first, then theirs, each ``(b, k, h, w)``.
