@@ -90,9 +90,7 @@ def searched(model: str, data: str, evaluations: int, runs: Path) -> tuple[float
     return floats.val.value, {name: files.load(path) for name, path in paths.items()}
 
 
-def row(
-    name: str, graph: Any, plan: Plan, opened: Opened, parts: dict[str, Part], home: Path
-) -> dict[str, Any]:
+def row(name: str, graph: Any, plan: Plan, opened: Opened, parts: dict[str, Part], home: Path) -> dict[str, Any]:
     """Export, score, link and count one file."""
     engine = CFixed()
     path = engine.export(graph, plan, home, opened.source.input, opened.source.output)
