@@ -39,8 +39,8 @@ def write_previews(
 ) -> list[str]:
     """Draw the worst images of ``shown`` and the median one, with the answers of its float ``twin`` and of ``others``.
 
-    ``engine`` gives a runtime by name. ``names`` says how a candidate is called (by id; its recipe otherwise): members
-    made by a plan by their mean bits.
+    ``engine`` gives a runtime by name. ``names`` says how a candidate is called (by id; its recipe otherwise, the
+    twin ``float``): members made by a plan by their mean bits.
     Writes JPEGs into ``previews/``, and ``index.json``: a list of ``{"sample", "note", "panels": {name: file}}``, the
     worst image first. Returns the samples' ids. Raises SpaceError.
     """
@@ -55,7 +55,7 @@ def write_previews(
         sample = part[positions[name]]
         answers = {
             title: _answer(engine, opened, run_folder, record, sample)
-            for title, record in {"float": twin, **quantized}.items()
+            for title, record in {(names or {}).get(twin.id, "float"): twin, **quantized}.items()
         }
         panels = {}
         for k, (title, picture) in enumerate(_panels(sample, answers, opened).items()):

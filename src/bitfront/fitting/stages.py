@@ -313,7 +313,7 @@ class Work(Explorer):
         names = plan_labels(read_searches(self.db.get("searches")))
         if self.config.suite:
             others = [r for r in records if r.artifact is not None and r.id not in (shown.id, twin.id)]
-            names |= {r.id: f"{r.candidate.recipe} {r.candidate.runtime}" for r in others}
+            names |= {r.id: f"{r.candidate.recipe} {r.candidate.runtime}" for r in (shown, twin, *others)}
         else:
             picked = picks([r for r in members if r.id not in (shown.id, twin.id)])
             chosen = {r.id for r in picked.values()}
