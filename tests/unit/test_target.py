@@ -12,6 +12,7 @@ import pytest
 from bitfront.device import Device
 from bitfront.errors import BudgetError, UsageError
 from bitfront.fitting.config import BitSearch, Config
+from bitfront.fitting.request import open_request
 from bitfront.fitting.target import for_device, least_bytes
 from bitfront.graph.builder import Builder
 from bitfront.measure import emulated, on_device
@@ -141,3 +142,12 @@ def test_a_front_for_a_microcontroller(tmp_path: Path, monkeypatch: pytest.Monke
 def converted(folder: Path) -> Path:
     convert(open_data("conveyor", size=32, n_train=8, n_val=4, n_test=2), folder / "scenes")
     return folder / "scenes"
+
+
+def test_what_the_readme_asks_of_a_microcontroller_fits() -> None:
+    """Neither model nor data named: networks are explored that leave room for the program."""
+    budget = Budget(max_size_bytes=64_000, max_ram_bytes=128_000)
+    request = open_request(Config(device="cortex_m7", budget=budget))
+    assert len(request.architectures) == 4
+    assert all(a.options["width"] == 0.125 for a in request.architectures)
+    assert {way.recipe for way in request.ways} == {"float32", "qmn8"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bitfront.contracts import Device, Objective, Runtime, Task
 from bitfront.errors import UsageError, unknown_name
@@ -40,6 +41,14 @@ DICE = 1.0
 """Weight of the Dice term beside the cross-entropy."""
 DEMO = {"resolution": ((64, 64), (96, 96), (128, 128)), "width": (0.25, 0.5)}
 """What is explored when neither model nor data are named: a few minutes on two cores."""
+DEMO_SMALL = {
+    "resolution": ((64, 64), (96, 96)),
+    "width": (0.125,),
+    "expansion": (2, 6),
+    "repeats": (1,),
+    "pyramid": (False,),
+}
+"""The same for microcontrollers, which take the program's bytes from the same flash."""
 TRAINED = 2
 """Members of each bit search that the effort ``expert`` trains under their plans."""
 CANDIDATE = re.compile("[0-9a-f]{4,}")
@@ -99,14 +108,15 @@ def open_request(config: Config) -> Request:
         raise UsageError("a front needs an objective", hint="for example score, latency and size")
     if config.limit is not None and config.limit < 2:
         raise UsageError(f"--limit {config.limit} leaves too little", hint="give at least 2")
+    device: Device = load("device", config.device)
     if (config.model, config.data) == (Config().model, Config().data):
-        free = {k: v for k, v in DEMO.items() if k not in config.settings}
+        demo: Mapping[str, Any] = DEMO_SMALL if device.core else DEMO
+        free = {k: v for k, v in demo.items() if k not in config.settings}
         config = replace(config, space={**free, **config.space})
     if EFFORTS[config.effort].bits and not config.bits.method:
         config = replace(
             config, bits=replace(config.bits, method="surrogate", n_trained=config.bits.n_trained or TRAINED)
         )
-    device: Device = load("device", config.device)
     config = for_device(config, device)
     if config.bits.method:
         menu_options(config.bits)
