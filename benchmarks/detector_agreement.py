@@ -26,6 +26,7 @@ from bitfront.decode import EXTENSIONS, read_image
 from bitfront.images import preprocess
 from bitfront.tasks.detection_boxes import areas, intersections
 from bitfront.train.checkpoints import save_checkpoint
+from bitfront.verbs.answering import FOR_PICTURES, with_thresholds
 from bitfront.verbs.making import export, quantize
 from bitfront.verbs.opening import open_both, open_session
 from bitfront.verbs.scoring import evaluate
@@ -39,8 +40,8 @@ Answers = list[Prediction]
 def answers(model: str, data: str, images: list[Path], **options: object) -> Answers:
     """Every picture's boxes down to a score of .2, as they are shown to people."""
     opened = open_both(model, data, task="detection", **options)
-    task, source, session = opened.task.shown(), opened.source, open_session(opened.source)
-    task = type(task)(confidence=0.2, iou=task.iou, multi_label=False)
+    task, source = with_thresholds(opened.task, {"confidence": 0.2}, FOR_PICTURES), opened.source
+    session = open_session(source)
     found = []
     for path in images:
         image = read_image(path)

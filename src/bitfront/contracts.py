@@ -129,6 +129,11 @@ class DataInfo:
         """The classes that are objects: all but the background; a detector's class ``i`` is the ``i``-th of them."""
         return tuple(i for i in range(len(self.classes)) if i != self.background)
 
+    def among_objects(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices into ``classes`` -> indices into the objects; -1 for what is no object."""
+        place = {label: i for i, label in enumerate(self.objects)}
+        return np.array([place.get(int(label), -1) for label in labels], np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class InputContract:

@@ -14,6 +14,7 @@ from bitfront import batches, images
 from bitfront.contracts import Part, Prediction, Runtime, Sample
 from bitfront.record import Record, content_id
 from bitfront.store import atomic_json, atomic_write
+from bitfront.verbs.answering import FOR_PICTURES, with_thresholds
 
 if TYPE_CHECKING:
     from bitfront.verbs.opening import Opened
@@ -121,15 +122,11 @@ def _answer(
         sizes = [(s.image.shape[0], s.image.shape[1]) for s in originals]
         artifact = record.artifact
         outputs = session.run(batch.images)
-        found: Prediction = _shown(opened).predict(outputs, artifact.output, sizes, artifact.input)[0]
+        task = with_thresholds(opened.task, {}, FOR_PICTURES)
+        found: Prediction = task.predict(outputs, artifact.output, sizes, artifact.input)[0]
         return found
     finally:
         session.close()
-
-
-def _shown(opened: Opened) -> Any:
-    """The task, as its answers are shown to people."""
-    return opened.task.shown() if hasattr(opened.task, "shown") else opened.task
 
 
 def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -> dict[str, NDArray[np.uint8]]:
@@ -154,10 +151,8 @@ def _panels(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -
 
 def _boxed(sample: Sample, answers: Mapping[str, Prediction], opened: Opened) -> dict[str, NDArray[np.uint8]]:
     """Return the picture with the labelled boxes, and with those of every answer."""
-    place = {label: i for i, label in enumerate(opened.info.objects)}
     truth = Prediction(
-        boxes=sample.boxes,
-        labels=None if sample.labels is None else np.array([place[int(i)] for i in sample.labels], np.int64),
+        boxes=sample.boxes, labels=None if sample.labels is None else opened.info.among_objects(sample.labels)
     )
     small = _small(sample.image)
     factor = np.float32(small.shape[0] / sample.image.shape[0])

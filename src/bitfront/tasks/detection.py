@@ -8,7 +8,7 @@ without its background.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitfront import images
 from bitfront.contracts import Batch, DataInfo, Head, InputContract, OutputContract, Prediction, Sample
 from bitfront.errors import DataError, UsageError, unknown_name
-from bitfront.tasks.detection_boxes import areas, class_of, restored
+from bitfront.tasks.detection_boxes import areas, restored
 from bitfront.tasks.detection_decode import KINDS, Candidates, candidates
 from bitfront.tasks.detection_draw import draw_boxes
 from bitfront.tasks.detection_loss import Gains, detection_loss
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Detection"]
-
-
-SHOWN_CONFIDENCE, SHOWN_IOU = 0.25, 0.45
-"""Confidence and overlap of boxes in pictures, as detectors of the YOLO family take them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ class Detection:
         """
         if len(batch.boxes) != len(batch.images) or len(batch.labels) != len(batch.images):
             raise UsageError("detection trains on boxes, and this batch has none", hint="use data that has boxes")
-        labels = [class_of(own, info) for own in batch.labels]
+        labels = [info.among_objects(own) for own in batch.labels]
         for name, own in zip(batch.ids, labels, strict=False):
             if (own < 0).any():
                 raise DataError(
@@ -140,10 +136,6 @@ class Detection:
         shown = [""] * len(at) if scores is None else [f" {100 * float(s):.0f} %" for s in scores]
         names = [info.classes[i] + score for i, score in zip(at, shown, strict=True)]
         return draw_boxes(image, boxes, names, [(int(r), int(g), int(b)) for r, g, b in palette[at]])
-
-    def shown(self) -> Detection:
-        """Return the task as boxes are shown to people: the sure ones, one class each."""
-        return replace(self, confidence=SHOWN_CONFIDENCE, iou=SHOWN_IOU, multi_label=False)
 
     def _prediction(self, found: Candidates, size: tuple[int, int], fed: InputContract, suppressed: bool) -> Prediction:
         if suppressed:

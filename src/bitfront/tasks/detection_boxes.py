@@ -14,7 +14,7 @@ from bitfront import images
 from bitfront.contracts import DataInfo, InputContract, Sample
 from bitfront.errors import DataError
 
-__all__ = ["areas", "class_of", "intersections", "restored", "truth_of"]
+__all__ = ["areas", "intersections", "restored", "truth_of"]
 
 Boxes = NDArray[Any]
 Truth = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]
@@ -50,18 +50,10 @@ def truth_of(sample: Sample, info: DataInfo) -> Truth:
     """Return a sample's boxes. Raises DataError without any, or for a class that is no object."""
     if sample.boxes is None or sample.labels is None:
         raise DataError(f"{sample.id}: no boxes to compare with", hint="use data whose images have boxes")
-    labels = class_of(sample.labels, info)
+    labels = info.among_objects(sample.labels)
     if (labels < 0).any():
         wrong = int(sample.labels[labels < 0][0])
         names = ", ".join(info.classes[i] for i in info.objects)
         raise DataError(f"{sample.id}: a box of class {wrong}, which is none of the objects", hint=f"objects: {names}")
     ignored = np.zeros(len(labels), np.bool_) if sample.ignored is None else sample.ignored
     return sample.boxes.astype(np.float64).reshape(-1, 4), labels, ignored
-
-
-def class_of(labels: NDArray[np.int64], info: DataInfo) -> NDArray[np.int64]:
-    """Indices into the data's classes -> indices into the objects; -1 for what is no object."""
-    table = np.full(len(info.classes) + 1, -1, np.int64)
-    table[list(info.objects)] = np.arange(len(info.objects))
-    known = (labels >= 0) & (labels < len(info.classes))
-    return table[np.where(known, labels, -1)]

@@ -6,12 +6,11 @@ import fnmatch
 import functools
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from bitfront.contracts import Batch, DataInfo, OutputContract, Task
-from bitfront.errors import UsageError
+from bitfront.errors import DataError, UsageError
 from bitfront.train.distill import Distiller
 from bitfront.train.options import TrainOptions
 
@@ -94,8 +93,12 @@ def _loss(  # noqa: PLR0917 - those of training_loss
     """The loss, and what the network computed where that is known."""
     own = getattr(module, "training_loss", None)
     if own is not None:
-        place = {label: i for i, label in enumerate(info.objects)}
-        labels = tuple(np.array([place[int(label)] for label in some], np.int64) for some in batch.labels)
+        labels = tuple(info.among_objects(some) for some in batch.labels)
+        if any((some < 0).any() for some in labels):
+            raise DataError(
+                f"a box of a class that is none of the objects of '{info.name}'",
+                hint="use data without boxes of the background",
+            )
         return own(images, batch, labels), None
     outputs = training_outputs(module, images)
     output = output or task.output(outputs[0].shape[1], info)

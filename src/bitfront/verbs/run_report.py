@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,15 +36,14 @@ def answer_of(name: str, prediction: Prediction, info: DataInfo) -> dict[str, An
         names = [info.classes[i] for i in info.objects]
         found = zip(prediction.labels, prediction.scores, prediction.boxes, strict=True)
         detections = [
-            {"label": names[label], "score": _rounded(score), "box": [_rounded(v) for v in box]}
+            {"label": _name(names, int(label)), "score": _rounded(score), "box": [_rounded(v) for v in box]}
             for label, score, box in found
         ]
         return {"image": name, "detections": detections}
     if prediction.mask is not None:
         counts = np.bincount(prediction.mask.ravel(), minlength=len(info.classes)) / max(1, prediction.mask.size)
         return {"image": name, "shares": {c: _rounded(counts[i]) for i, c in enumerate(info.classes) if counts[i]}}
-    found_class = None if prediction.label is None else info.classes[prediction.label]
-    return {"image": name, "label": found_class}
+    return {"image": name, "label": None if prediction.label is None else _name(info.classes, prediction.label)}
 
 
 def report_of(  # noqa: PLR0917
@@ -139,6 +138,11 @@ def _number(times: Mapping[str, Any], *path: str) -> float | None:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return None if value is None else round(float(value), DIGITS)
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where another's file answers with more classes than it names."""
+    return names[label] if label < len(names) else f"class {label}"
 
 
 def _rounded(value: Any) -> float:
