@@ -44,7 +44,9 @@ FOREIGN_SIZE = (512, 512)
 FRESH_SIZE = (256, 256)
 """Size of a network that does not say at which it is used."""
 FACTORY_MULTIPLE = 32
-GENERAL = ("folder", "class_folder", "csv")
+FILES = {".csv": "csv", ".json": "annotated"}
+"""Readers of single files by their ending."""
+GENERAL = ("annotated", "folder", "class_folder", "csv")
 """Readers of layouts that others are special cases of."""
 
 
@@ -65,8 +67,8 @@ def open_data(text: str, reader: str = "", **options: Any) -> Dataset:
     path = Path(text).expanduser()
     if path.suffix.lower() in (".yaml", ".yml"):
         return _open_chosen(path) or _open("yaml", path, options)
-    if path.suffix.lower() == ".csv":
-        return _open("csv", path, options)
+    if by_ending := FILES.get(path.suffix.lower()):
+        return _open(by_ending, path, options)
     if not path.is_dir():
         if path.exists():
             raise UsageError(f"'{text}' is a file, not a dataset", hint="give a folder, a data YAML, a CSV or a name")

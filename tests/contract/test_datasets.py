@@ -132,7 +132,7 @@ EXAMPLES: dict[str, Callable[[Path], Path | None]] = {
     "voc": voc,
     "yaml": described,
 }
-GENERAL = {"folder", "class_folder", "csv"}
+GENERAL = {"annotated", "folder", "class_folder", "csv"}
 """Layouts that others may look like."""
 OPTIONS: dict[str, dict[str, Any]] = {"conveyor": {"size": 48, "n_train": 4, "n_val": 2, "n_test": 1}}
 EACH = pytest.mark.parametrize("name", names("dataset"))

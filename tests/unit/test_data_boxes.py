@@ -160,6 +160,28 @@ def test_coco_files_are_read_where_they_lie(tmp_path: Path) -> None:
     assert [again.digest(p) for p in again.parts()] == [data.digest(p) for p in data.parts()]
 
 
+def test_exports_of_label_studio_are_read_as_a_file_or_its_folder(tmp_path: Path) -> None:
+    value = {"x": 25, "y": 50, "width": 50, "height": 25, "rotation": 0, "rectanglelabels": ["ant"]}
+    size = {"original_width": 80, "original_height": 40}
+    tasks = [
+        {
+            "id": i,
+            "data": {"image": f"/data/upload/1/0a1b2c3d-{i}.png"},
+            "annotations": [{"result": [{"type": "rectanglelabels", **size, "value": value}]}],
+        }
+        for i in range(10)
+    ]
+    for i in range(10):
+        picture(tmp_path / f"images/{i}.png")
+    (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    for place in (tmp_path / "export.json", tmp_path):
+        data = open_data(str(place))
+        assert data.info.classes == ("ant",)
+        np.testing.assert_allclose(data.part("val")[0].boxes, [[20, 20, 60, 30]])
+    with pytest.raises(DataError, match="no such file"):
+        open_data(str(tmp_path / "gone.json"))
+
+
 def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
     coco(tmp_path)
     picture(tmp_path / "images/0.png", (80, 40))

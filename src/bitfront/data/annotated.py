@@ -14,13 +14,11 @@ from typing import overload
 
 import numpy as np
 
-from bitfront.annotations import coco, voc
-from bitfront.annotations.documents import read_json
 from bitfront.annotations.locating import Item, image_of, locate
-from bitfront.annotations.opening import open_annotations
+from bitfront.annotations.opening import looks_annotated, open_annotations
 from bitfront.annotations.shapes import IGNORED, Annotations, Region, boxes_of
 from bitfront.contracts import DataInfo, Sample
-from bitfront.data.files import PARTS, is_folder, require_folder
+from bitfront.data.files import PARTS, is_file, is_folder, require_folder
 from bitfront.data.labelled import TEST_SHARE, VAL_SHARE, check_share
 from bitfront.errors import DataError, UsageError, unknown_name
 from bitfront.record import content_id, digest_file
@@ -48,10 +46,11 @@ class Annotated:
         val: float = VAL_SHARE,
         seed: int = 0,
     ) -> Annotated:
-        """Open a folder with annotations.
+        """Open annotations.
 
         Args:
-            root: the folder: XML files (``Annotations/``), or JSON files (``annotations/``) and pictures.
+            root: a folder with XML files (``Annotations/``), or JSON files (``annotations/``) and pictures; or a JSON
+                file.
             classes: the classes and their order; by default all labels, in the file's order of classes or sorted.
             images: where the pictures are; by default beside the annotations.
             val: share of the images that is set aside where there is no val part.
@@ -61,13 +60,17 @@ class Annotated:
             UsageError: options that do not fit.
             DataError: annotations that cannot be used, pictures without a file.
         """
-        root = require_folder(root, "the reader of annotations")
+        is_one = root is not None and root.suffix.lower() == ".json"
+        if root is not None and is_one and not is_file(root):
+            raise DataError(f"{root}: no such file", hint="check the path")
+        source = root if root is not None and is_one else require_folder(root, "the reader of annotations")
         check_share(val, "val")
-        opened = open_annotations(root)
+        opened = open_annotations(source)
         if opened is None:
-            raise DataError(f"{root}: holds no annotations", hint="COCO, VOC, label-studio and labelme are read")
+            raise DataError(f"{source}: holds no annotations", hint="COCO, VOC, label-studio and labelme are read")
         found = opened[1]
-        items, notes = locate(found, root, Path(images) if images else None, skip_missing=True)
+        items, notes = locate(found, source, Path(images) if images else None, skip_missing=True)
+        root = source if source.is_dir() else source.parent
         names = _names(found, classes, root)
         info = DataInfo(root.name or "annotated", names, tasks=("detection",), augment="detection")
         parts, more = shares({part: list(chosen) for part, chosen in items.items()}, val, seed)
@@ -78,9 +81,7 @@ class Annotated:
         """Say whether a folder holds annotations of boxes and nothing that another reader is for."""
         if not is_folder(root) or (root / "SegmentationClass").is_dir() or (root / "data.yaml").is_file():
             return False
-        if voc.files(root):
-            return True
-        return any(_is_coco(path) for path in sorted((root / "annotations").glob("*.json"))[:1])
+        return looks_annotated(root)
 
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that exist."""
@@ -195,10 +196,3 @@ def _region(region: Region | None) -> object:
         return None
     polygons = [polygon.tolist() for polygon in region.polygons]
     return polygons if region.counts is None else [*polygons, region.counts.tolist()]
-
-
-def _is_coco(path: Path) -> bool:
-    try:
-        return coco.recognises(read_json(path))
-    except DataError:
-        return False
